@@ -1,0 +1,1 @@
+"""sitq: an embeddable, async-first task queue."""

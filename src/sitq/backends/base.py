@@ -1,0 +1,218 @@
+"""The one protocol of the storage, and the wake-up helper that every backend can stand on.
+
+A backend stores opaque bytes and applies outcomes. It decides nothing: whether a task is retried, given up or timed out is
+computed above it. To write a new one: implement `Backend`, run the conformance suite (`tests/conformance`), done.
+"""
+
+import asyncio
+import threading
+from abc import abstractmethod
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from datetime import timedelta
+from typing import Protocol
+
+from sitq.model import (
+    Completed,
+    Enqueued,
+    Failed,
+    Heartbeat,
+    Held,
+    NewTask,
+    Outcome,
+    QueueTopic,
+    Reserved,
+    Stats,
+    Status,
+    Succeeded,
+    TaskId,
+    TaskQuery,
+    TaskRecord,
+    TaskTopic,
+    Topic,
+)
+
+
+class Signal:
+    """A latch that rings when something may have changed.
+
+    Subscribe, then look, then wait: a ring between the look and the wait is not lost. Rings may be spurious.
+    """
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._event = asyncio.Event()
+        self._rung = False
+
+    def ring(self) -> None:
+        """Ring. Callable from any thread; a second ring before the waiter woke up costs nothing."""
+        if self._rung:
+            return
+        self._rung = True
+        try:
+            self._loop.call_soon_threadsafe(self._event.set)
+        except RuntimeError:  # the listener's loop is closed: nobody is left to be woken
+            pass
+
+    async def wait(self, timeout: float | None = None) -> bool:
+        """Wait for a ring, for `timeout` seconds at most. True if it rang; the latch is reset."""
+        try:
+            async with asyncio.timeout(timeout):
+                await self._event.wait()
+        except TimeoutError:
+            return False
+        # Reset before the caller looks again: a ring that comes during the look sets it anew.
+        self._event.clear()
+        self._rung = False
+        return True
+
+
+class Bells:
+    """Who listens to what inside this process. Listeners come and go on their own loops; rings come from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._queues: dict[str | None, set[Signal]] = {}
+        self._tasks: dict[TaskId, set[Signal]] = {}
+
+    @contextmanager
+    def listen(self, topics: Collection[Topic]) -> Iterator[Signal]:
+        signal = Signal()
+        with self._lock:
+            for topic in topics:
+                self._place(topic).add(signal)
+        try:
+            yield signal
+        finally:
+            with self._lock:
+                for topic in topics:
+                    self._remove(topic, signal)
+
+    def _place(self, topic: Topic) -> set[Signal]:
+        match topic:
+            case QueueTopic(queue):
+                return self._queues.setdefault(queue, set())
+            case TaskTopic(task_id):
+                return self._tasks.setdefault(task_id, set())
+
+    def _remove(self, topic: Topic, signal: Signal) -> None:
+        place = self._place(topic)
+        place.discard(signal)
+        match topic:
+            case QueueTopic(queue) if not place:
+                self._queues.pop(queue, None)
+            case TaskTopic(task_id) if not place:
+                self._tasks.pop(task_id, None)
+            case _:
+                pass
+
+    def ring_queues(self, queues: Iterable[str]) -> None:
+        """Work was added to these queues."""
+        if self._queues:
+            self._ring(self._queues, [None, *queues])
+
+    def ring_tasks(self, task_ids: Iterable[TaskId]) -> None:
+        """These tasks finished."""
+        if self._tasks:
+            self._ring(self._tasks, task_ids)
+
+    def ring_all(self) -> None:
+        """Wake every listener, for a close or when it is not known what changed."""
+        self._ring(self._queues, list(self._queues))
+        self._ring(self._tasks, list(self._tasks))
+
+    def _ring[K](self, places: dict[K, set[Signal]], keys: Iterable[K]) -> None:
+        with self._lock:
+            signals = [signal for key in keys for signal in places.get(key, ())]
+        for signal in signals:
+            signal.ring()
+
+
+class Backend(Protocol):
+    """Durable home of tasks. Stores opaque bytes, applies outcomes, decides nothing.
+
+    Methods take batches and are atomic: all of one call happens, or nothing. An exception other than `StorageFullError` and
+    `BackendTimeoutError` from a write means its outcome is unknown; every write here may be repeated safely.
+    `heartbeat` is also called from another thread's event loop than the one that called `open`.
+    """
+
+    @abstractmethod
+    async def open(self) -> None:
+        """Connect; create or migrate the schema under a lock. Idempotent. Refuses a schema newer than this code."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Wake every listener, finish what was handed over, release connections. Idempotent."""
+
+    @abstractmethod
+    async def enqueue(self, tasks: Sequence[NewTask]) -> list[Enqueued]:
+        """Store all or none, in order. A task whose id is already there is left as it is, `created=False`.
+
+        When this returns the tasks are durable. Rings the queues that received work, after the commit.
+        """
+
+    @abstractmethod
+    async def reserve(
+        self,
+        worker: str,
+        queues: Sequence[str] | None,
+        limit: int,
+        lease: timedelta,
+        *,
+        ids: Collection[TaskId] | None = None,
+    ) -> Reserved:
+        """Hand up to `limit` tasks with `due_at <= now` to this worker: best priority first, then `due_at`, then `seq`.
+
+        `queues=None` means every queue. `ids` narrows the choice to these tasks. Each task becomes running, due again when
+        the lease ends, with attempt + 1 and a new fence. One that was already running has lost its lease: crashes + 1.
+        """
+
+    @abstractmethod
+    async def heartbeat(self, worker: str, held: Sequence[Held], lease: timedelta) -> Heartbeat:
+        """Renew what is still held, from now on for `lease`. Tells what is lost and what was asked to cancel."""
+
+    @abstractmethod
+    async def complete(self, outcomes: Sequence[Outcome]) -> Completed:
+        """Apply each outcome whose fence is current, all in one transaction; report the others as stale and count them.
+
+        Sending an accepted outcome again is accepted again and changes nothing, so a lost reply may be repeated.
+        Rings finished tasks, and queues that got work back, after the commit.
+        """
+
+    @abstractmethod
+    async def cancel(self, ids: Collection[TaskId]) -> dict[TaskId, Status]:
+        """Waiting and pending tasks become cancelled now and never start; running ones are flagged for `heartbeat`.
+
+        Finished ones stay as they are. Answers with the status after the call; unknown ids are left out.
+        """
+
+    @abstractmethod
+    async def find(self, query: TaskQuery) -> list[TaskRecord]:
+        """The matching tasks, newest first (by `seq`), at most `query.limit`."""
+
+    @abstractmethod
+    def listen(self, topics: Collection[Topic]) -> AbstractContextManager[Signal]:
+        """A latch that rings when something under `topics` may have changed. A hint: correctness rests on looking again."""
+
+    @abstractmethod
+    async def prune(self, limit: int) -> int:
+        """Delete up to `limit` finished tasks whose `result_ttl` has passed since they finished. Tells how many."""
+
+    @abstractmethod
+    async def stats(self) -> Stats:
+        """Counts per queue and state."""
+
+    # -- For people who drive a backend by hand ---------------------------------------------------
+
+    async def mark_success(self, held: Held, result: bytes) -> bool:
+        """Complete one task with a result. False if the reservation was stale."""
+        return (await self.complete([Succeeded(held, result)])).accepted == 1
+
+    async def mark_failure(self, held: Held, error: bytes) -> bool:
+        """Complete one task as failed. False if the reservation was stale."""
+        return (await self.complete([Failed(held, error)])).accepted == 1
+
+    async def get_result(self, task_id: TaskId) -> TaskRecord | None:
+        """The record with its bytes, or None for an unknown id."""
+        found = await self.find(TaskQuery(ids=[task_id], with_bytes=True))
+        return found[0] if found else None

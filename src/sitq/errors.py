@@ -1,0 +1,116 @@
+"""Every exception that sitq raises on purpose.
+
+One shallow tree by cause: the task, the queue, the storage, the worker. Messages name what was wrong and the way out.
+"""
+
+
+class SitqError(Exception):
+    """Base of all errors raised by sitq."""
+
+
+class ValidationError(SitqError, ValueError):
+    """An argument given to sitq is not usable. The message names the argument and the fix; nothing was stored."""
+
+
+# -- Task: what happened to one task ---------------------------------------------------------------
+
+
+class TaskError(SitqError):
+    """Base of errors that concern one task."""
+
+
+class TaskNotFoundError(TaskError, LookupError):
+    """No task has this id: it was never enqueued here, or its result was kept for `result_ttl` and then pruned."""
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__(
+            f"no task {task_id!r}: it was never enqueued in this store, or its result_ttl has passed and it was pruned"
+        )
+        self.task_id = task_id
+
+    def __reduce__(self) -> tuple[type, tuple[str]]:
+        return type(self), (self.task_id,)
+
+
+class TaskTimeoutError(TaskError, TimeoutError):
+    """The task did not finish within the time the caller was willing to wait. The task itself goes on."""
+
+
+class TaskFailedError(TaskError):
+    """The task ended in failure. Carries what the worker recorded, as data: the original exception is not rebuilt."""
+
+    def __init__(self, task_id: str, error_type: str, message: str, traceback: str = "") -> None:
+        text = f"task {task_id} failed: {error_type}: {message}"
+        super().__init__(f"{text}\n\nTraceback in the worker:\n{traceback}" if traceback else text)
+        self.task_id = task_id
+        self.error_type = error_type
+        self.message = message
+        self.traceback = traceback
+
+    def __reduce__(self) -> tuple[type, tuple[str, str, str, str]]:
+        return type(self), (self.task_id, self.error_type, self.message, self.traceback)
+
+
+class TaskCancelledError(TaskError):
+    """The task was cancelled and has no value."""
+
+
+class TaskSerializationError(TaskError):
+    """A call, a result or an error cannot be turned into bytes, or these bytes cannot be read back."""
+
+
+class PayloadTooLargeError(TaskSerializationError):
+    """The encoded call or result is larger than the queue's `max_payload`."""
+
+
+# -- Queue -----------------------------------------------------------------------------------------
+
+
+class QueueError(SitqError):
+    """Base of errors that concern the queue as a whole."""
+
+
+class QueueClosedError(QueueError):
+    """The queue was closed. Open it again with `async with queue` or `await queue.open()`."""
+
+
+class QueueEmptyError(QueueError):
+    """There was nothing to take: `process_task` found the task running elsewhere, waiting or not yet due."""
+
+
+# -- Storage ---------------------------------------------------------------------------------------
+
+
+class BackendError(SitqError):
+    """The storage failed. Unless a subclass says otherwise the outcome is unknown: repeat with the same task id."""
+
+
+class BackendConnectionError(BackendError):
+    """The storage cannot be opened or reached: not a database, no permission, wrong file system, wrong process."""
+
+
+class BackendSchemaError(BackendConnectionError):
+    """The storage was written by a newer sitq. It is left untouched."""
+
+
+class BackendTimeoutError(BackendError):
+    """Another process held the write lock for longer than `busy_timeout`. Nothing was written."""
+
+
+class StorageFullError(BackendError):
+    """No space left, or a quota was hit. Nothing was written."""
+
+
+# -- Worker ----------------------------------------------------------------------------------------
+
+
+class WorkerError(SitqError):
+    """Base of errors that concern a worker."""
+
+
+class WorkerStoppedError(WorkerError):
+    """The worker is not running, or was stopped; make a new one."""
+
+
+class WorkerBusyError(WorkerError):
+    """Every slot of the worker is taken."""

@@ -1,0 +1,268 @@
+"""The values that cross the layers: plain, frozen, and without services in them.
+
+A task lives through these states. `due_at` is the one clock of a task: the next moment it may be reserved. A schedule, a
+lease and a heartbeat are all writes to it, so nothing has to move tasks from one list to another.
+
+    waiting -> pending      its last parent finished
+    pending -> running      reserved: attempt + 1, a new fence
+    running -> running      its lease ran out and another worker reserved it: crashes + 1, a new fence
+    running -> pending      retried, or released by a worker that stops
+    running -> success | failed | cancelled
+    waiting | pending -> cancelled
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any, Final, NamedTuple
+
+type TaskId = str
+
+DEFAULT_QUEUE: Final = "default"
+MIN_PRIORITY: Final = -9
+MAX_PRIORITY: Final = 9
+DEFAULT_MAX_CRASHES: Final = 3
+DEFAULT_RESULT_TTL: Final = timedelta(days=7)
+
+
+class Status(StrEnum):
+    """Where a task is in its life."""
+
+    WAITING = "waiting"
+    PENDING = "pending"
+    RUNNING = "running"
+    SUCCESS = "success"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def finished(self) -> bool:
+        """True for the three states that a task never leaves."""
+        return self in FINISHED
+
+
+FINISHED: Final = frozenset({Status.SUCCESS, Status.FAILED, Status.CANCELLED})
+
+
+# -- Into the storage ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class NewTask:
+    """A task to store.
+
+    Attributes:
+        id: Chosen by the caller, so that storing it again after an unknown outcome is safe.
+        name: What the task is called in lists and logs.
+        payload: The encoded call. Opaque to the storage.
+        due_at: Earliest start, in UTC; None means now, by the storage's clock.
+        priority: Lower runs first; `MIN_PRIORITY` to `MAX_PRIORITY`.
+        max_crashes: How many times a worker may die over it before it is given up.
+        result_ttl: How long it is kept after it finished; None keeps it until it is removed by hand.
+        metadata: A JSON object for people and filters; never interpreted.
+    """
+
+    id: TaskId
+    name: str
+    payload: bytes
+    queue: str = DEFAULT_QUEUE
+    priority: int = 0
+    due_at: datetime | None = None
+    max_crashes: int = DEFAULT_MAX_CRASHES
+    result_ttl: timedelta | None = DEFAULT_RESULT_TTL
+    metadata: Mapping[str, Any] | None = None
+
+
+class Enqueued(NamedTuple):
+    """The answer for one `NewTask`. `created` is False when a task with this id was already there; nothing changed then."""
+
+    id: TaskId
+    created: bool
+
+
+# -- Out to a worker and back ----------------------------------------------------------------------
+
+
+class Held(NamedTuple):
+    """One reservation. Every write of a worker carries it; a fence that is not the current one changes nothing."""
+
+    id: TaskId
+    fence: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReservedTask:
+    """A task handed to a worker until its lease runs out.
+
+    Attributes:
+        fence: New for each reservation and never repeated in one store, not even for a task id that is used again.
+        attempt: Counts tries, from 1. A release gives it back; the fence never goes back.
+        crashes: How many earlier reservations ended in a lost lease.
+    """
+
+    id: TaskId
+    fence: int
+    name: str
+    queue: str
+    payload: bytes
+    attempt: int = 1
+    crashes: int = 0
+    max_crashes: int = DEFAULT_MAX_CRASHES
+    metadata: Mapping[str, Any] | None = None
+
+    @property
+    def held(self) -> Held:
+        return Held(self.id, self.fence)
+
+
+class Reserved(NamedTuple):
+    """What `reserve` found. `next_due_at` is when something will next be due, if less than the limit was found."""
+
+    tasks: list[ReservedTask]
+    next_due_at: datetime | None = None
+
+
+class Heartbeat(NamedTuple):
+    """What a renewal learned: reservations that are no longer ours, and those that somebody asked to cancel."""
+
+    lost: frozenset[Held] = frozenset()
+    cancelled: frozenset[Held] = frozenset()
+
+
+class Succeeded(NamedTuple):
+    """The task returned; `result` is the encoded value."""
+
+    held: Held
+    result: bytes
+
+
+class Failed(NamedTuple):
+    """The task is given up; `error` is the encoded reason."""
+
+    held: Held
+    error: bytes
+
+
+class Retried(NamedTuple):
+    """The attempt failed and another one is due at `at`."""
+
+    held: Held
+    at: datetime
+    error: bytes
+
+
+class Cancelled(NamedTuple):
+    """The task was stopped on request."""
+
+    held: Held
+    error: bytes | None = None
+
+
+class Released(NamedTuple):
+    """The worker gives the task back unharmed: the attempt is not counted. Due at `at`, or at once."""
+
+    held: Held
+    at: datetime | None = None
+
+
+type Outcome = Succeeded | Failed | Retried | Cancelled | Released
+
+
+class Completed(NamedTuple):
+    """What `complete` did. Reservations in `stale` had lost their lease; their outcomes changed nothing."""
+
+    accepted: int
+    stale: tuple[Held, ...] = ()
+
+
+# -- Out to a reader -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskRecord:
+    """A task as it stands in the storage.
+
+    Attributes:
+        seq: Position in the order of enqueueing; the cursor of `TaskQuery.before`.
+        due_at: While pending the earliest start, while running the end of the lease, None afterwards.
+        payload, result, error: Encoded; present only when the query asked for bytes.
+    """
+
+    seq: int
+    id: TaskId
+    name: str
+    queue: str
+    status: Status
+    priority: int
+    attempt: int
+    crashes: int
+    max_crashes: int
+    fence: int
+    worker: str | None
+    enqueued_at: datetime
+    due_at: datetime | None
+    started_at: datetime | None
+    finished_at: datetime | None
+    cancel_requested: bool = False
+    metadata: Mapping[str, Any] | None = None
+    payload: bytes | None = field(default=None, repr=False)
+    result: bytes | None = field(default=None, repr=False)
+    error: bytes | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskQuery:
+    """Which tasks to list, newest first. Everything given must match.
+
+    Attributes:
+        since, until: Bounds of `enqueued_at`: from `since` on, and before `until`.
+        before: Only tasks with a smaller `seq`: pass the last record's `seq` for the next page.
+        limit: Page size.
+        with_bytes: Also load payload, result and error.
+    """
+
+    ids: Collection[TaskId] | None = None
+    statuses: Collection[Status] | None = None
+    queue: str | None = None
+    name: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    before: int | None = None
+    limit: int = 100
+    with_bytes: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class QueueStats:
+    """One queue: how many tasks in each state, and the `due_at` of the pending task that has been due longest."""
+
+    queue: str
+    counts: Mapping[Status, int]
+    oldest_due_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """The store as a whole. `stale_outcomes` counts writes of workers that had lost their lease; all were refused."""
+
+    queues: tuple[QueueStats, ...]
+    stale_outcomes: int = 0
+
+
+# -- Wake-ups --------------------------------------------------------------------------------------
+
+
+class QueueTopic(NamedTuple):
+    """Work may have become due in this queue; None stands for every queue."""
+
+    queue: str | None = None
+
+
+class TaskTopic(NamedTuple):
+    """This task may have finished."""
+
+    id: TaskId
+
+
+type Topic = QueueTopic | TaskTopic
