@@ -1,0 +1,55 @@
+# Needs a POSIX sh, make and Python >= 3.13 (or uv). Each target sets up .venv as far as it needs it.
+PY := .venv/bin/python
+
+.PHONY: help setup run-env test-env demo test check format docs bench torture pin clean
+
+help:
+	@echo "make demo      index the standard library with a queue and a worker"
+	@echo "make test      the whole test suite; ARGS='-k name' passes arguments to pytest"
+	@echo "make check     linters, type checkers, layers"
+	@echo "make format    let ruff put the code in order"
+	@echo "make docs      build the documentation into site/; a warning is an error"
+	@echo "make bench     benchmarks"
+	@echo "make torture   5,000 workers killed while they work; ARGS='--kills N' for fewer"
+	@echo "make pin       write requirements/*.txt anew"
+
+setup:
+	@sh scripts/bootstrap.sh dev
+
+run-env:
+	@sh scripts/bootstrap.sh run
+
+test-env:
+	@sh scripts/bootstrap.sh test
+
+demo: run-env
+	@$(PY) -m examples.stdlib_index $(ARGS)
+
+test: test-env
+	@$(PY) -m pytest $(ARGS)
+
+check: setup
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	.venv/bin/pyright --warnings
+	.venv/bin/lint-imports
+
+format: setup
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+docs: setup
+	@$(PY) scripts/docs.py
+
+bench: run-env
+	@$(PY) -m benchmarks $(ARGS)
+
+torture: test-env
+	@$(PY) -m tests.torture $(or $(ARGS),--kills 5000)
+
+pin:
+	@sh scripts/pin.sh
+
+clean:
+	rm -rf .venv site .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,0 +1,35 @@
+#!/bin/sh
+# Writes requirements/{run,test,dev}.txt: exact versions with hashes for every platform, and no address.
+# Needs uv; without a working one it is put into a throw-away environment.
+set -eu
+cd "$(dirname "$0")/.."
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+if uv --version >/dev/null 2>&1; then
+  uv=uv
+else
+  .venv/bin/python -m venv "$scratch/uv" || { echo "pin: run 'make setup' first, or install uv" >&2; exit 3; }
+  "$scratch/uv/bin/python" -m pip install --quiet uv
+  uv=$scratch/uv/bin/uv
+fi
+
+compile() { # compile NAME GROUP... : one requirements file
+  name=$1; shift
+  groups=""
+  for group in "$@"; do groups="$groups --group $group"; done
+  # shellcheck disable=SC2086  # the groups are words
+  "$uv" pip compile pyproject.toml $groups --quiet --universal --python-version 3.13 --upgrade --generate-hashes \
+    --no-emit-index-url --no-emit-find-links --custom-compile-command "make pin" \
+    $constraint --output-file "$scratch/$name.txt"
+  # Whatever a local set-up may add: no index, link, host or path belongs into a pin.
+  sed -E '/^(--|-[fi] )/d; /:\/\//d' "$scratch/$name.txt" > "requirements/$name.txt"
+}
+constraint=""
+compile dev dev
+constraint="--constraint requirements/dev.txt"
+compile test build test
+compile run build
+if grep -nE '://|^-|file:|@ |(^|[ "])/' requirements/*.txt; then
+  echo "pin: the lines above name a place; requirements must not" >&2
+  exit 1
+fi
