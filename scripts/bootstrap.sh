@@ -13,6 +13,7 @@ case "$want" in
 esac
 
 key=$(cat pyproject.toml requirements/*.txt scripts/bootstrap.sh | cksum)
+ready=""
 if [ -x .venv/bin/python ] && [ -f .venv/.ready ]; then
   ready=$(cat .venv/.ready)
   for have in $enough; do
@@ -40,9 +41,9 @@ find_python() {
 # A pyenv shim for a uv of another Python answers 127 here: then pip does it.
 if uv --version >/dev/null 2>&1; then uv=yes; else uv=no; fi
 
-if good .venv/bin/python && [ -f .venv/.ready ] && grep -q " $PWD\$" .venv/.ready; then
-  rm -f .venv/.ready
-else
+here=no
+case "$ready" in *" $PWD") if good .venv/bin/python; then here=yes; fi ;; esac
+if [ "$here" = no ]; then
   if python=$(find_python); then
     echo "setting up .venv ($want) with $python" >&2
     if ! "$python" -m venv --clear .venv >.venv-error 2>&1; then
@@ -61,12 +62,18 @@ else
   fi
 fi
 
-# The hashes cover every package. The project itself is built by the pinned uv_build, without a network.
+# Set up from here on, but not yet ready: a second try installs into it again.
+printf '%s' "$want unfinished $PWD" > .venv/.ready
+
+# The hashes cover every package. The project itself is built by the pinned uv_build, which looks for its program
+# on PATH, and needs no network.
+PATH=$PWD/.venv/bin:$PATH
+export PATH
 if [ "$uv" = yes ]; then
   VIRTUAL_ENV=$PWD/.venv uv pip install --quiet --require-hashes -r "requirements/$want.txt"
   VIRTUAL_ENV=$PWD/.venv uv pip install --quiet --no-deps --no-build-isolation --editable .
 else
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r "requirements/$want.txt"
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+  .venv/bin/python -m pip install -qq --disable-pip-version-check --require-hashes -r "requirements/$want.txt"
+  .venv/bin/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --editable .
 fi
 printf '%s' "$want $key $PWD" > .venv/.ready
