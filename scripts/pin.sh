@@ -33,3 +33,23 @@ if grep -nE '://|^-|file:|@ |(^|[ "])/' requirements/*.txt; then
   echo "pin: the lines above name a place; requirements must not" >&2
   exit 1
 fi
+
+# The same for the one npm tool: no download addresses, no links in its lock file.
+if command -v npm >/dev/null 2>&1; then
+  (cd tools/openspec && npm install --package-lock-only --ignore-scripts --silent)
+  .venv/bin/python - tools/openspec/package-lock.json <<'PY'
+import json, pathlib, sys
+
+path = pathlib.Path(sys.argv[1])
+lock = json.loads(path.read_text())
+for package in lock["packages"].values():
+    package.pop("resolved", None)
+    package.pop("funding", None)
+text = json.dumps(lock, indent=2) + "\n"
+if "://" in text:
+    sys.exit("pin: tools/openspec/package-lock.json names an address")
+path.write_text(text)
+PY
+else
+  echo "pin: no npm here, tools/openspec/package-lock.json stays as it is" >&2
+fi
