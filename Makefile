@@ -1,7 +1,7 @@
 # Needs a POSIX sh, make and Python >= 3.13 (or uv). Each target sets up .venv as far as it needs it.
 PY := .venv/bin/python
 
-.PHONY: help setup run-env test-env demo test check format docs bench torture pin clean
+.PHONY: help setup run-env test-env demo test check format docs spec bench torture pin clean
 
 help:
 	@echo "make demo      index the standard library with a queue and a worker"
@@ -9,6 +9,7 @@ help:
 	@echo "make check     linters, type checkers, layers"
 	@echo "make format    let ruff put the code in order"
 	@echo "make docs      build the documentation into site/; a warning is an error"
+	@echo "make spec      validate openspec/"
 	@echo "make bench     benchmarks"
 	@echo "make torture   5,000 workers killed while they work; ARGS='--kills N' for fewer"
 	@echo "make pin       write requirements/*.txt anew"
@@ -40,7 +41,10 @@ format: setup
 	$(PY) -m ruff format .
 
 docs: setup
-	@$(PY) scripts/docs.py
+	@sh scripts/docs.sh
+
+spec: setup
+	@OPENSPEC_TELEMETRY=0 DO_NOT_TRACK=1 sh scripts/npm.sh openspec openspec validate --all --strict --no-interactive
 
 bench: run-env
 	@$(PY) -m benchmarks $(ARGS)
@@ -48,8 +52,8 @@ bench: run-env
 torture: test-env
 	@$(PY) -m tests.torture $(or $(ARGS),--kills 5000)
 
-pin:
+pin: setup
 	@sh scripts/pin.sh
 
 clean:
-	rm -rf .venv site .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv site docs/assets/mermaid.min.js tools/*/node_modules .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,6 +1,7 @@
 #!/bin/sh
-# Writes requirements/{run,test,dev}.txt: exact versions with hashes for every platform, and no address.
-# Needs uv; without a working one it is put into a throw-away environment.
+# Writes requirements/{run,test,dev}.txt: exact versions with hashes for every platform, and no address;
+# and the lock files of tools/*.
+# Needs .venv as `make setup` leaves it. Without a working uv, one is put into a throw-away environment.
 set -eu
 cd "$(dirname "$0")/.."
 scratch=$(mktemp -d)
@@ -34,10 +35,10 @@ if grep -nE '://|^-|file:|@ |(^|[ "])/' requirements/*.txt; then
   exit 1
 fi
 
-# The same for the one npm tool: no download addresses, no links in its lock file.
-if command -v npm >/dev/null 2>&1; then
-  (cd tools/openspec && npm install --package-lock-only --ignore-scripts --silent)
-  .venv/bin/python - tools/openspec/package-lock.json <<'PY'
+# The same for the npm tools: no download addresses and no links in their lock files.
+for tool in openspec docs; do
+  sh scripts/npm.sh "$tool" --lock
+  .venv/bin/python - "tools/$tool/package-lock.json" <<'PY'
 import json, pathlib, sys
 
 path = pathlib.Path(sys.argv[1])
@@ -47,9 +48,7 @@ for package in lock["packages"].values():
     package.pop("funding", None)
 text = json.dumps(lock, indent=2) + "\n"
 if "://" in text:
-    sys.exit("pin: tools/openspec/package-lock.json names an address")
+    sys.exit(f"pin: {path} names an address")
 path.write_text(text)
 PY
-else
-  echo "pin: no npm here, tools/openspec/package-lock.json stays as it is" >&2
-fi
+done
