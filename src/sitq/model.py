@@ -99,6 +99,7 @@ class ReservedTask:
         fence: New for each reservation and never repeated in one store, not even for a task id that is used again.
         attempt: Counts tries, from 1. A release gives it back; the fence never goes back.
         crashes: How many earlier reservations ended in a lost lease.
+        cancel_requested: Somebody asked to cancel it while an earlier worker had it.
     """
 
     id: TaskId
@@ -110,6 +111,7 @@ class ReservedTask:
     crashes: int = 0
     max_crashes: int = DEFAULT_MAX_CRASHES
     metadata: Mapping[str, Any] | None = None
+    cancel_requested: bool = False
 
     @property
     def held(self) -> Held:

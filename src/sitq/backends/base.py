@@ -7,8 +7,8 @@ computed above it. To write a new one: implement `Backend`, run the conformance 
 import asyncio
 import threading
 from abc import abstractmethod
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import timedelta
 from typing import Protocol
 
@@ -75,8 +75,8 @@ class Bells:
         self._queues: dict[str | None, set[Signal]] = {}
         self._tasks: dict[TaskId, set[Signal]] = {}
 
-    @contextmanager
-    def listen(self, topics: Collection[Topic]) -> Iterator[Signal]:
+    @asynccontextmanager
+    async def listen(self, topics: Collection[Topic]) -> AsyncIterator[Signal]:
         signal = Signal()
         with self._lock:
             for topic in topics:
@@ -176,6 +176,7 @@ class Backend(Protocol):
         """Apply each outcome whose fence is current, all in one transaction; report the others as stale and count them.
 
         Sending an accepted outcome again is accepted again and changes nothing, so a lost reply may be repeated.
+        A task that was asked to cancel while running and is retried or released becomes cancelled instead of pending.
         Rings finished tasks, and queues that got work back, after the commit.
         """
 
@@ -191,8 +192,11 @@ class Backend(Protocol):
         """The matching tasks, newest first (by `seq`), at most `query.limit`."""
 
     @abstractmethod
-    def listen(self, topics: Collection[Topic]) -> AbstractContextManager[Signal]:
-        """A latch that rings when something under `topics` may have changed. A hint: correctness rests on looking again."""
+    def listen(self, topics: Collection[Topic]) -> AbstractAsyncContextManager[Signal]:
+        """A latch that rings when something under `topics` may have changed, once the context is entered.
+
+        A hint: a ring may be spurious or lost, correctness rests on looking again.
+        """
 
     @abstractmethod
     async def prune(self, limit: int) -> int:

@@ -1,0 +1,311 @@
+"""SQLite: durable, embedded, shared by the processes of one machine through one file.
+
+One writer thread with group commit, one reader thread with a connection of its own, a doorbell between processes.
+"""
+
+import asyncio
+import logging
+import os
+import sqlite3
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Final, Literal, get_args
+
+from sitq.backends.base import Backend, Bells, Signal
+from sitq.backends.sqlite import files, schema, statements
+from sitq.backends.sqlite.doorbell import Doorbell, Ringer
+from sitq.backends.sqlite.errors import translated
+from sitq.backends.sqlite.lane import Lane
+from sitq.backends.sqlite.statements import Reservation, Rings, micros
+from sitq.clock import Clock, SystemClock
+from sitq.errors import BackendConnectionError, ValidationError
+from sitq.model import (
+    Completed,
+    Enqueued,
+    Heartbeat,
+    Held,
+    NewTask,
+    Outcome,
+    QueueTopic,
+    Reserved,
+    Stats,
+    Status,
+    TaskId,
+    TaskQuery,
+    TaskRecord,
+    TaskTopic,
+    Topic,
+)
+
+type Durability = Literal["full", "fast"]
+
+MEMORY: Final = ":memory:"
+_LOG_LIMIT: Final = 64 * 1024 * 1024
+_LISTENER_REFRESH: Final = timedelta(seconds=60)
+_LISTENER_LIFETIME: Final = timedelta(minutes=10)
+
+logger = logging.getLogger("sitq.sqlite")
+
+
+class SQLiteBackend(Backend):
+    """Tasks in one SQLite file.
+
+    Args:
+        path: The file; created if missing, readable by its owner alone. `":memory:"` is private to this object and gone
+            with it: for tests.
+        durability: `"full"` syncs each commit to the disk, so what was acknowledged survives power loss if the device
+            honours syncs. `"fast"` does not: what was acknowledged survives the death of any process, but the last moments
+            may roll back on power loss. The file stays consistent either way.
+        busy_timeout: Seconds to wait for another process's write transaction before `BackendTimeoutError`.
+        allow_network_fs: Open a file on a network file system all the same. Only for a single process.
+        clock: Where `now` comes from.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str] = "sitq.db",
+        *,
+        durability: Durability = "full",
+        busy_timeout: float = 5.0,
+        allow_network_fs: bool = False,
+        clock: Clock | None = None,
+    ) -> None:
+        if durability not in get_args(Durability.__value__):
+            raise ValidationError(
+                f"durability is {durability!r}; choose 'full' (survives power loss) or 'fast'"
+            )
+        if not (isinstance(busy_timeout, int | float) and busy_timeout >= 0):
+            raise ValidationError(f"busy_timeout is {busy_timeout!r}; give seconds, 0 or more")
+        self.path = os.fspath(path)
+        self.durability = durability
+        self._busy_timeout = busy_timeout
+        self._allow_network_fs = allow_network_fs
+        self._clock = clock or SystemClock()
+        self._in_memory = self.path == MEMORY
+        self._opening: asyncio.Lock | None = None
+        self._open = False
+        # Filled by operations and read after their commit, both on the writer's thread.
+        self._rings = Rings()
+        self._ringer = Ringer()
+        self._bells = Bells()
+        self._doorbell = Doorbell(self._bells)
+        self._announced: dict[type[Topic], int] = {}
+
+    # -- Opening and closing -----------------------------------------------------------------------
+
+    async def open(self) -> None:
+        if self._opening is None:
+            self._opening = asyncio.Lock()
+        async with self._opening:
+            if not self._open:
+                await self._start()
+                self._open = True
+
+    async def _start(self) -> None:
+        files.check_sqlite_version()
+        self._lock = files.WriteLock(None)
+        if not self._in_memory:
+            await asyncio.to_thread(self._prepare_file)
+        self._writer = Lane(
+            self._connect_writer,
+            transact=True,
+            lock=self._lock,
+            durable=self.durability == "full",
+            after_commit=self._ring,
+        )
+        # A memory database belongs to its connection, so there it reads on the writer's.
+        self._reader = self._writer if self._in_memory else Lane(self._connect, transact=False)
+        try:
+            await self._writer.start()
+            if self._reader is not self._writer:
+                await self._reader.start()
+                await self._doorbell.open()
+        except BaseException as error:
+            await self._stop()
+            known = translated(error)
+            if known is error:
+                raise
+            known.add_note(f"while opening {self.path}")
+            raise known from error
+
+    def _prepare_file(self) -> None:
+        path = Path(self.path).absolute()
+        files.prepare(path, allow_network_fs=self._allow_network_fs)
+        self._lock = files.WriteLock(path.with_name(path.name + "-lock"), timeout=self._busy_timeout)
+        if files.has_wal_reset_bug():
+            logger.warning(
+                "SQLite %s has the WAL-reset bug (fixed in 3.51.3): sitq's processes take turns by a lock and so avoid it, "
+                "but do not let other programs write to %s at the same time",
+                sqlite3.sqlite_version,
+                path,
+            )
+
+    def _connect(self) -> sqlite3.Connection:
+        # The lane uses it on one thread only, but closes it from another when the interpreter ends.
+        db = sqlite3.connect(
+            self.path,
+            timeout=self._busy_timeout,
+            isolation_level=None,
+            check_same_thread=False,
+            cached_statements=256,
+        )
+        db.execute("PRAGMA temp_store = MEMORY")
+        return db
+
+    def _connect_writer(self) -> sqlite3.Connection:
+        db = self._connect()
+        try:
+            # Changing the journal mode does not wait for other processes that are doing the same, hence the lock.
+            with self._lock.held():
+                if not self._in_memory:
+                    db.execute("PRAGMA journal_mode = WAL")
+                db.execute(f"PRAGMA journal_size_limit = {_LOG_LIMIT}")
+                # macOS: without these a sync reaches the drive, but not what is behind the drive's cache.
+                db.execute("PRAGMA fullfsync = 1")
+                db.execute("PRAGMA checkpoint_fullfsync = 1")
+                db.execute("PRAGMA synchronous = NORMAL")
+                schema.migrate(db)
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    async def close(self) -> None:
+        if self._open:
+            self._open = False
+            await self._stop()
+
+    async def _stop(self) -> None:
+        if self._announced and self._doorbell.port is not None:
+            port = self._doorbell.port
+            await self._writer.run(
+                lambda db: db.execute("DELETE FROM sitq_listeners WHERE port = ?", (port,)).close()
+            )
+        self._announced.clear()
+        self._doorbell.close()
+        self._bells.ring_all()
+        if self._reader is not self._writer:
+            await self._reader.stop()
+        await self._writer.stop()
+        self._ringer.close()
+        self._lock.close()
+
+    def _lane(self, lane: str) -> Lane:
+        if not self._open:
+            raise BackendConnectionError(
+                f"the backend of {self.path} is not open: call open() or use `async with`"
+            )
+        return self._writer if lane == "write" else self._reader
+
+    # -- The protocol ------------------------------------------------------------------------------
+
+    async def enqueue(self, tasks: Sequence[NewTask]) -> list[Enqueued]:
+        now = self._now()
+        return await self._lane("write").run(
+            lambda db: statements.enqueue(db, tasks, now, self._rings), durable=True
+        )
+
+    async def reserve(
+        self,
+        worker: str,
+        queues: Sequence[str] | None,
+        limit: int,
+        lease: timedelta,
+        *,
+        ids: Collection[TaskId] | None = None,
+    ) -> Reserved:
+        now = self._now()
+        wanted = Reservation(worker, queues, ids, limit, now, now + lease // timedelta(microseconds=1))
+        # Not synced: a reservation that is forgotten by a power loss was made by a worker that died with it.
+        return await self._lane("write").run(lambda db: statements.reserve(db, wanted))
+
+    async def heartbeat(self, worker: str, held: Sequence[Held], lease: timedelta) -> Heartbeat:
+        now = self._now()
+        lease_end = now + lease // timedelta(microseconds=1)
+
+        def renew(db: sqlite3.Connection) -> Heartbeat:
+            self._refresh_listener(db, now)
+            return statements.heartbeat(db, held, lease_end)
+
+        return await self._lane("write").run(renew)
+
+    async def complete(self, outcomes: Sequence[Outcome]) -> Completed:
+        now = self._now()
+        return await self._lane("write").run(
+            lambda db: statements.complete(db, outcomes, now, self._rings), durable=True
+        )
+
+    async def cancel(self, ids: Collection[TaskId]) -> dict[TaskId, Status]:
+        now = self._now()
+        return await self._lane("write").run(
+            lambda db: statements.cancel(db, ids, now, self._rings), durable=True
+        )
+
+    async def find(self, query: TaskQuery) -> list[TaskRecord]:
+        return await self._lane("read").run(lambda db: statements.find(db, query))
+
+    async def prune(self, limit: int) -> int:
+        now = self._now()
+        return await self._lane("write").run(lambda db: statements.prune(db, now, limit))
+
+    async def stats(self) -> Stats:
+        now = self._now()
+        return await self._lane("read").run(lambda db: statements.stats(db, now))
+
+    def _now(self) -> int:
+        return micros(self._clock.now())
+
+    # -- Wake-ups ----------------------------------------------------------------------------------
+
+    def listen(self, topics: Collection[Topic]) -> AbstractAsyncContextManager[Signal]:
+        return self._listen(topics)
+
+    @asynccontextmanager
+    async def _listen(self, topics: Collection[Topic]) -> AsyncIterator[Signal]:
+        await self._announce({type(topic) for topic in topics})
+        async with self._bells.listen(topics) as signal:
+            yield signal
+
+    async def _announce(self, kinds: set[type[Topic]]) -> None:
+        """Tell the other processes that this one wants to be rung, if they do not know it already."""
+        now = self._now()
+        oldest = now - _LISTENER_REFRESH // timedelta(microseconds=1)
+        lane = self._lane("write")
+        if self._doorbell.port is None or all(self._announced.get(kind, 0) > oldest for kind in kinds):
+            return
+        self._announced.update(dict.fromkeys(kinds, now))
+        await lane.run(partial(self._refresh_listener, now=now))
+
+    def _refresh_listener(self, db: sqlite3.Connection, now: int) -> None:
+        if not self._announced or self._doorbell.port is None:
+            return
+        db.execute(
+            "INSERT OR REPLACE INTO sitq_listeners (port, token, queues, tasks, seen_at) VALUES (?, ?, ?, ?, ?)",
+            (
+                self._doorbell.port,
+                self._doorbell.token,
+                QueueTopic in self._announced,
+                TaskTopic in self._announced,
+                now,
+            ),
+        )
+        outlived = now - _LISTENER_LIFETIME // timedelta(microseconds=1)
+        db.execute("DELETE FROM sitq_listeners WHERE seen_at < ?", (outlived,))
+
+    def _ring(self, db: sqlite3.Connection) -> None:
+        rings, self._rings = self._rings, Rings()
+        if not rings.queues and not rings.tasks:
+            return
+        self._bells.ring_queues(rings.queues)
+        self._bells.ring_tasks(rings.tasks)
+        if self._in_memory:
+            return
+        try:
+            gone = self._ringer.ring(db, self._doorbell.port, rings.queues, rings.tasks)
+            for port in gone:
+                db.execute("DELETE FROM sitq_listeners WHERE port = ?", (port,))
+        except sqlite3.Error:
+            logger.debug("could not ring the other processes; they will poll", exc_info=True)

@@ -1,0 +1,145 @@
+"""The database as a file: where it may lie, who may read it, and the lock that lets processes take turns."""
+
+import os
+import sqlite3
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from sitq.errors import BackendConnectionError
+
+try:
+    import fcntl
+except ImportError:  # Windows: processes take turns by SQLite's own busy handler alone
+    fcntl = None  # type: ignore[assignment]
+
+MIN_SQLITE: Final = (3, 37, 0)
+"""STRICT tables came with 3.37 (2021-11)."""
+
+WAL_RESET_FIXED: Final = (3, 51, 3)
+"""Before it two connections that commit and checkpoint at the same instant may corrupt the file (sqlite.org/wal.html)."""
+
+NETWORK_FILE_SYSTEMS: Final = frozenset(
+    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ncpfs", "9p", "ceph", "glusterfs", "fuse.sshfs", "fuse.glusterfs",
+     "fuse.s3fs", "fuse.rclone"}
+)  # fmt: skip
+
+_FIRST_PAUSE: Final = 0.000_05
+_LONGEST_PAUSE: Final = 0.000_5
+
+
+def check_sqlite_version() -> None:
+    """Raise `BackendConnectionError` if the interpreter's SQLite is too old."""
+    if sqlite3.sqlite_version_info < MIN_SQLITE:
+        raise BackendConnectionError(
+            f"this Python is linked to SQLite {sqlite3.sqlite_version}; sitq needs "
+            f"{'.'.join(map(str, MIN_SQLITE))} or newer: use a newer Python build"
+        )
+
+
+def has_wal_reset_bug() -> bool:
+    """Whether the interpreter's SQLite is one of those with the WAL-reset bug."""
+    return sqlite3.sqlite_version_info < WAL_RESET_FIXED
+
+
+def prepare(path: Path, *, allow_network_fs: bool) -> None:
+    """Check that a database may live at `path` and create the file, readable by its owner alone.
+
+    Raises:
+        BackendConnectionError: naming the path and what is wrong with it. Nothing was created then.
+    """
+    folder = path.parent
+    if not folder.is_dir():
+        raise BackendConnectionError(
+            f"cannot open {path}: the folder {folder} does not exist. Create it first"
+        )
+    if path.is_dir():
+        raise BackendConnectionError(f"cannot open {path}: it is a folder. Give the path of a file")
+    kind = file_system(folder)
+    if kind in NETWORK_FILE_SYSTEMS and not allow_network_fs:
+        raise BackendConnectionError(
+            f"{path} lies on a network file system ({kind}), where SQLite's locks and shared memory do not work and data gets "
+            "lost. Use a local disk, or pass allow_network_fs=True if only one process on one machine ever opens it"
+        )
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise BackendConnectionError(
+            f"cannot write in {folder} as {_user()}: SQLite keeps its log beside the database. Use a folder you may write to"
+        )
+    try:
+        # Before SQLite creates it with the umask's mode: payloads are code and data of the application.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    except OSError as error:
+        raise BackendConnectionError(
+            f"cannot open {path} for writing as {_user()} ({error.strerror}): check the file's owner and mode"
+        ) from error
+
+
+def file_system(folder: Path) -> str | None:
+    """The type of the file system that holds `folder`, where the platform tells (Linux), else None."""
+    try:
+        lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return None
+    target = folder.resolve()
+    best, kind = -1, None
+    for line in lines:
+        before, _, after = line.partition(" - ")
+        # The fifth field is the mount point, with spaces written as \040 (proc(5)).
+        mount = Path(before.split()[4].replace("\\040", " "))
+        if (target == mount or mount in target.parents) and len(mount.parts) >= best:
+            best, kind = len(mount.parts), after.split()[0]
+    return kind
+
+
+def _user() -> str:
+    return f"uid {os.getuid()}" if sys.platform != "win32" else "this user"
+
+
+class WriteLock:
+    """An advisory lock on a side file, held around each write transaction by every sitq process.
+
+    SQLite's busy handler sleeps with back-off, which makes shares unfair and waits long. A lock on a side file is taken over
+    within a millisecond. It is a courtesy, not a safety measure: when it cannot be had in `timeout` seconds the transaction
+    goes ahead and SQLite's own lock decides. A process that dies gives it back.
+    """
+
+    def __init__(self, path: Path | None, *, timeout: float = 0.0) -> None:
+        self._timeout = timeout
+        self._fd = -1
+        if path is not None and fcntl is not None:
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        if self._fd < 0:
+            yield
+            return
+        taken = self._take()
+        try:
+            yield
+        finally:
+            if taken:
+                fcntl.flock(self._fd, fcntl.LOCK_UN)
+
+    def _take(self) -> bool:
+        # flock has no timeout, and a peer may be stopped while it holds the lock; so ask again in short steps.
+        deadline = time.monotonic() + self._timeout
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                if time.monotonic() >= deadline:
+                    return False
+                time.sleep(pause)
+                pause = min(pause * 1.5, _LONGEST_PAUSE)
+            else:
+                return True
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1

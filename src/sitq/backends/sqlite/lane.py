@@ -1,0 +1,256 @@
+"""One database thread with one connection, and the group commit.
+
+Callers hand over operations (plain functions of a connection) and await their results. A drain on the database thread takes
+all that waits, runs it as one transaction, and answers in one call back to each event loop. So a hundred callers pay one
+thread hop and one fsync, and a lone caller pays one hop too.
+
+A caller that is cancelled abandons the wait, never a transaction: nothing awaits between BEGIN and COMMIT.
+"""
+
+import asyncio
+import os
+import sqlite3
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import aiosqlite
+
+from sitq.backends.sqlite.errors import translated
+from sitq.backends.sqlite.files import WriteLock
+from sitq.errors import BackendConnectionError, BackendError
+
+type Operation[T] = Callable[[sqlite3.Connection], T]
+type Settled = tuple[asyncio.Future[Any], Any, BaseException | None]
+
+MAX_GROUP: Final = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    operation: Operation[Any]
+    future: asyncio.Future[Any]
+    durable: bool
+
+
+class Lane:
+    """Runs operations on a thread of its own, in the order in which they were handed over.
+
+    Args:
+        connect: Opens the connection; called on the database thread, and again after a commit whose outcome is unknown.
+        transact: Run what waits as one write transaction. Without it each operation runs by itself, for reading.
+        lock: Held around each write transaction, so that processes take turns.
+        durable: Sync the log to the disk when an operation asks for it.
+        after_commit: Called on the database thread when a transaction is committed, before its callers are answered.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], sqlite3.Connection],
+        *,
+        transact: bool,
+        lock: WriteLock | None = None,
+        durable: bool = True,
+        after_commit: Callable[[sqlite3.Connection], None] | None = None,
+    ) -> None:
+        self._connect = connect
+        self._after_commit = after_commit
+        self._transact = transact
+        self._lock = lock or WriteLock(None)
+        self._durable = durable
+        self._synced = False
+        self._pid = os.getpid()
+        self._open = False
+        self._suspect = False
+        # The loop that promised the next drain. Not a flag: a loop that is blocked by user code must not keep another
+        # one, such as the heartbeat's, from having its operations run.
+        self._promised: asyncio.AbstractEventLoop | None = None
+        self._jobs: deque[Job] = deque()
+        self._db: sqlite3.Connection
+        self._thread = aiosqlite.Connection(self._reconnect, iter_chunk_size=64)
+
+    async def start(self) -> None:
+        """Start the thread and connect. Raises what `connect` raises."""
+        watch(self._thread)
+        await self._thread
+        self._open = True
+
+    async def stop(self) -> None:
+        """Finish what was handed over, then close the connection and end the thread."""
+        if not self._open:
+            return
+        self._open = False
+        if os.getpid() != self._pid:  # a forked child must not touch its parent's connection
+            return
+        # The thread serves its queue in order, so the close comes after every drain that was asked for.
+        self._send(self._drain)
+        await self._thread.close()
+
+    async def run[T](self, operation: Operation[T], *, durable: bool = False) -> T:
+        """Run `operation` on the database thread and return what it returns; its transaction is committed by then.
+
+        `durable` asks that the commit survives power loss. Callable from any event loop.
+        """
+        self._check()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+        self._jobs.append(Job(operation, future, durable))
+        if self._promised is not loop:
+            self._promised = loop
+            # At the end of this turn of the loop, so that one hop carries what all callers of this turn have to say.
+            loop.call_soon(self._send, self._drain)
+        return await future
+
+    def _check(self) -> None:
+        if os.getpid() != self._pid:
+            raise BackendConnectionError(
+                f"this connection was opened in process {self._pid} and is used in process {os.getpid()}: SQLite connections "
+                "do not survive a fork. Open a new TaskQueue in the child process"
+            )
+        if not self._open:
+            raise BackendConnectionError("the SQLite backend is not open: call open() or use `async with`")
+
+    def _send(self, function: Callable[[], Any]) -> None:
+        # The one private touch on aiosqlite. Its public methods are one statement a hop, and `_execute` is a coroutine and
+        # so needs a task; a queue item without a future is what it uses itself in `stop()`. Version bounded in
+        # pyproject.toml, contract in tests/unit/test_lane.py.
+        self._thread._tx.put_nowait((None, function))  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+
+    # -- On the database thread --------------------------------------------------------------------
+
+    def _reconnect(self) -> sqlite3.Connection:
+        self._db = self._connect()
+        self._suspect = self._synced = False
+        return self._db
+
+    def _drain(self) -> None:
+        # Before the look: what is appended from now on schedules a drain of its own.
+        self._promised = None
+        while self._jobs:
+            group = [self._jobs.popleft() for _ in range(min(len(self._jobs), MAX_GROUP))]
+            # Nobody waits for these, and nothing of them was done yet.
+            group = [job for job in group if not job.future.cancelled()]
+            if group:
+                answer(self._run_group(group))
+
+    def _run_group(self, group: list[Job]) -> list[Settled]:
+        if not self._transact:
+            return [self._run_alone(job) for job in group]
+        try:
+            return self._run_transaction(group)
+        except Exception as error:
+            if len(group) == 1:
+                return [(group[0].future, None, translated(error))]
+            # One bad operation fails alone: nothing of the group was written, so each gets a transaction of its own.
+            return [settled for job in group for settled in self._run_group([job])]
+
+    def _run_alone(self, job: Job) -> Settled:
+        try:
+            return job.future, job.operation(self._db), None
+        except Exception as error:
+            return job.future, None, translated(error)
+
+    def _run_transaction(self, group: list[Job]) -> list[Settled]:
+        durable = any(job.durable for job in group)
+        with self._lock.held():
+            try:
+                settled = self._commit(group, durable)
+            except CommitUnknownError:
+                # The log may or may not hold the commit; a new handle sees which. Operations are idempotent, so running
+                # them again gives the answer that the first run could not.
+                settled = self._commit(group, durable)
+        if self._after_commit is not None:
+            self._after_commit(self._db)
+        return settled
+
+    def _commit(self, group: list[Job], durable: bool) -> list[Settled]:
+        if self._suspect:
+            self._db.close()
+            self._reconnect()
+        db = self._db
+        self._sync_on_commit(durable)
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            settled: list[Settled] = [(job.future, job.operation(db), None) for job in group]
+        except BaseException:
+            self._roll_back()
+            raise
+        try:
+            commit(db)
+        except sqlite3.Error as error:
+            if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY):
+                self._roll_back()  # refused before the commit mark was written: a known outcome
+                raise
+            self._suspect = True
+            raise CommitUnknownError(
+                f"the disk failed during a commit ({error}): whether it took place is unknown. Repeat it with the same task id"
+            ) from error
+        return settled
+
+    def _roll_back(self) -> None:
+        try:
+            if self._db.in_transaction:  # some errors roll back by themselves
+                self._db.execute("ROLLBACK")
+        except sqlite3.Error:
+            self._suspect = True
+
+    def _sync_on_commit(self, wanted: bool) -> None:
+        wanted = wanted and self._durable
+        if wanted is not self._synced:
+            self._db.execute(f"PRAGMA synchronous={'FULL' if wanted else 'NORMAL'}")
+            self._synced = wanted
+
+
+class CommitUnknownError(BackendError):
+    """COMMIT failed in a way that leaves open whether the transaction is in the log."""
+
+
+def commit(db: sqlite3.Connection) -> None:
+    db.execute("COMMIT")
+
+
+def answer(settled: Iterable[Settled]) -> None:
+    """Hand results to the event loops that wait for them, one call a loop."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[Settled]] = {}
+    for entry in settled:
+        by_loop.setdefault(entry[0].get_loop(), []).append(entry)
+    for loop, entries in by_loop.items():
+        try:
+            loop.call_soon_threadsafe(resolve, entries)
+        except RuntimeError:  # the loop is closed: whoever waited there is gone
+            pass
+
+
+def resolve(entries: Iterable[Settled]) -> None:
+    for future, value, error in entries:
+        if future.done():
+            continue
+        if error is None:
+            future.set_result(value)
+        else:
+            future.set_exception(error)
+
+
+# -- A forgotten close must not hang the interpreter ----------------------------------------------
+
+# aiosqlite's thread is not a daemon, so the interpreter would wait for it for ever. A daemon thread notices the end of the
+# main thread, which comes before that wait, and stops what is still open. One per process, hence module state.
+_unclosed: "weakref.WeakSet[aiosqlite.Connection]" = weakref.WeakSet()
+_watching_pid: int | None = None
+
+
+def watch(connection: aiosqlite.Connection) -> None:
+    global _watching_pid
+    _unclosed.add(connection)
+    if _watching_pid != os.getpid():
+        _watching_pid = os.getpid()
+        threading.Thread(target=_stop_unclosed, name="sitq-exit", daemon=True).start()
+
+
+def _stop_unclosed() -> None:
+    threading.main_thread().join()
+    for connection in list(_unclosed):
+        connection.stop()

@@ -1,0 +1,416 @@
+"""What each verb does to the tables: plain functions of a connection, run inside a transaction that somebody else ends.
+
+Every one can be run twice with the same answer, so that a commit whose outcome is unknown may be repeated.
+"""
+
+import json
+import sqlite3
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, assert_never
+
+from sitq.model import (
+    MAX_PRIORITY,
+    MIN_PRIORITY,
+    Cancelled,
+    Completed,
+    Enqueued,
+    Failed,
+    Heartbeat,
+    Held,
+    NewTask,
+    Outcome,
+    QueueStats,
+    Released,
+    Reserved,
+    ReservedTask,
+    Retried,
+    Stats,
+    Status,
+    Succeeded,
+    TaskId,
+    TaskQuery,
+    TaskRecord,
+)
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
+
+
+def micros(moment: datetime) -> int:
+    """An aware instant as microseconds since 1970, exactly."""
+    return (moment - _EPOCH) // _MICROSECOND
+
+
+def moment(value: int | None) -> datetime | None:
+    return None if value is None else _EPOCH + timedelta(microseconds=value)
+
+
+@dataclass(slots=True)
+class Rings:
+    """Whom the transaction will have to wake. Filled by its operations, read after the commit."""
+
+    queues: set[str] = field(default_factory=set)
+    tasks: list[TaskId] = field(default_factory=list)
+
+
+# -- enqueue ---------------------------------------------------------------------------------------
+
+_INSERT: Final = """
+INSERT INTO sitq_tasks (id, name, queue, status, priority, due_at, max_crashes, result_ttl, enqueued_at, metadata)
+VALUES (?, ?, ?, 'pending', ?, ?, ?, ?, ?, ?)
+ON CONFLICT (id) DO NOTHING
+"""
+
+
+def enqueue(db: sqlite3.Connection, tasks: Sequence[NewTask], now: int, rings: Rings) -> list[Enqueued]:
+    cursor = db.cursor()
+    done: list[Enqueued] = []
+    for task in tasks:
+        cursor.execute(_INSERT, _row(task, now))
+        created = cursor.rowcount == 1
+        if created:
+            cursor.execute(
+                "INSERT INTO sitq_payloads (seq, payload) VALUES (?, ?)", (cursor.lastrowid, task.payload)
+            )
+            rings.queues.add(task.queue)
+        done.append(Enqueued(task.id, created))
+    return done
+
+
+def _row(task: NewTask, now: int) -> tuple[Any, ...]:
+    return (
+        task.id,
+        task.name,
+        task.queue,
+        task.priority,
+        now if task.due_at is None else micros(task.due_at),
+        task.max_crashes,
+        None if task.result_ttl is None else task.result_ttl // _MICROSECOND,
+        now,
+        None if task.metadata is None else json.dumps(task.metadata),
+    )
+
+
+# -- reserve ---------------------------------------------------------------------------------------
+
+# One seek a priority level. A single range over (queue, priority, due_at) would walk all tasks of a better priority that are
+# not due yet: 200,000 of them made one reservation take 15 ms, the seeks take 0.02 ms.
+_LEVELS: Final = range(MIN_PRIORITY, MAX_PRIORITY + 1)
+_DUE: Final = " UNION ALL ".join(
+    "SELECT * FROM (SELECT priority, due_at, seq FROM sitq_tasks INDEXED BY sitq_due"
+    f" WHERE queue = ?1 AND priority = {level} AND due_at <= ?2 ORDER BY due_at, seq LIMIT ?3)"
+    for level in _LEVELS
+)
+_DUE_IN_QUEUE: Final = f"SELECT * FROM ({_DUE}) LIMIT ?3"
+_NEXT_IN_QUEUE: Final = (
+    "SELECT min(due_at) FROM ("
+    + " UNION ALL ".join(
+        "SELECT min(due_at) AS due_at FROM sitq_tasks INDEXED BY sitq_due"
+        f" WHERE queue = ?1 AND priority = {level} AND due_at IS NOT NULL"
+        for level in _LEVELS
+    )
+    + ")"
+)
+_DUE_BY_ID: Final = """
+SELECT priority, due_at, seq FROM sitq_tasks
+WHERE id IN (SELECT value FROM json_each(?1)) AND due_at <= ?2
+"""
+# Hops from queue to queue along the index instead of reading all of it.
+_QUEUES: Final = """
+WITH RECURSIVE found (queue) AS (
+    SELECT min(queue) FROM sitq_tasks WHERE due_at IS NOT NULL
+    UNION ALL
+    SELECT (SELECT min(queue) FROM sitq_tasks WHERE due_at IS NOT NULL AND queue > found.queue) FROM found
+    WHERE found.queue IS NOT NULL
+)
+SELECT queue FROM found WHERE queue IS NOT NULL
+"""
+_TAKE: Final = """
+UPDATE sitq_tasks SET
+    crashes = crashes + (status = 'running'), status = 'running', attempt = attempt + 1,
+    fence = ?1, worker = ?2, due_at = ?3, started_at = ?4
+WHERE seq IN (SELECT value FROM json_each(?5))
+RETURNING seq, id, name, queue, attempt, crashes, max_crashes, metadata, cancel_requested
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """The arguments of one `reserve`, with its instants as stored."""
+
+    worker: str
+    queues: Sequence[str] | None
+    ids: Collection[TaskId] | None
+    limit: int
+    now: int
+    lease_end: int
+
+
+def reserve(db: sqlite3.Connection, wanted: Reservation) -> Reserved:
+    queues = (
+        [row[0] for row in db.execute(_QUEUES)]
+        if wanted.queues is None
+        else list(dict.fromkeys(wanted.queues))
+    )
+    if wanted.ids is not None:
+        due = db.execute(
+            f"{_DUE_BY_ID} AND queue IN (SELECT value FROM json_each(?3))",
+            (json.dumps(list(wanted.ids)), wanted.now, json.dumps(queues)),
+        ).fetchall()
+    else:
+        due = [
+            row for queue in queues for row in db.execute(_DUE_IN_QUEUE, (queue, wanted.now, wanted.limit))
+        ]
+    due.sort()
+    order = [seq for _, _, seq in due[: wanted.limit]]
+    tasks = _take(db, wanted, order) if order else []
+    # Looked for after the taking, so that what was taken counts with the end of its lease.
+    next_due = _next_due(db, queues) if len(order) < wanted.limit else None
+    return Reserved(tasks, next_due)
+
+
+def _take(db: sqlite3.Connection, wanted: Reservation, order: list[int]) -> list[ReservedTask]:
+    # One number for the whole batch: it is new for each of its tasks, and no task gets it twice.
+    [[fence]] = db.execute(
+        "UPDATE sitq_meta SET value = value + 1 WHERE key = 'fence' RETURNING value"
+    ).fetchall()
+    seqs = json.dumps(order)
+    rows = db.execute(_TAKE, (fence, wanted.worker, wanted.lease_end, wanted.now, seqs)).fetchall()
+    payloads = dict(
+        db.execute(
+            "SELECT seq, payload FROM sitq_payloads WHERE seq IN (SELECT value FROM json_each(?))", (seqs,)
+        ).fetchall()
+    )
+    taken = {
+        seq: ReservedTask(
+            task_id, fence, name, queue, payloads[seq], attempt, crashes, max_crashes,
+            None if metadata is None else json.loads(metadata), bool(cancel_requested),
+        )
+        for seq, task_id, name, queue, attempt, crashes, max_crashes, metadata, cancel_requested in rows
+    }  # fmt: skip
+    return [taken[seq] for seq in order]
+
+
+def _next_due(db: sqlite3.Connection, queues: Iterable[str]) -> datetime | None:
+    found = [row[0] for queue in queues for row in db.execute(_NEXT_IN_QUEUE, (queue,)) if row[0] is not None]
+    return moment(min(found)) if found else None
+
+
+# -- heartbeat and complete ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    seq: int
+    id: TaskId
+    fence: int
+    status: Status
+    queue: str
+    cancel_requested: bool
+
+
+def _rows(db: sqlite3.Connection, ids: Iterable[TaskId]) -> dict[TaskId, _Row]:
+    found = db.execute(
+        "SELECT seq, id, fence, status, queue, cancel_requested FROM sitq_tasks"
+        " WHERE id IN (SELECT value FROM json_each(?))",
+        (json.dumps(list(ids)),),
+    )
+    return {row[1]: _Row(row[0], row[1], row[2], Status(row[3]), row[4], bool(row[5])) for row in found}
+
+
+def heartbeat(db: sqlite3.Connection, held: Sequence[Held], lease_end: int) -> Heartbeat:
+    rows = _rows(db, (one.id for one in held))
+    ours = {
+        one: row
+        for one in held
+        if (row := rows.get(one.id)) and row.fence == one.fence and row.status is Status.RUNNING
+    }
+    db.execute(
+        "UPDATE sitq_tasks SET due_at = ? WHERE seq IN (SELECT value FROM json_each(?))",
+        (lease_end, json.dumps([row.seq for row in ours.values()])),
+    )
+    return Heartbeat(
+        lost=frozenset(one for one in held if one not in ours),
+        cancelled=frozenset(one for one, row in ours.items() if row.cancel_requested),
+    )
+
+
+_FINISH: Final = """
+UPDATE sitq_tasks SET status = ?1, due_at = NULL, finished_at = ?2, expires_at = ?2 + result_ttl
+WHERE seq IN (SELECT value FROM json_each(?3))
+"""
+_GIVE_BACK: Final = """
+UPDATE sitq_tasks SET status = 'pending', due_at = ?, attempt = attempt - ?, worker = NULL, started_at = NULL WHERE seq = ?
+"""
+
+
+def complete(db: sqlite3.Connection, outcomes: Sequence[Outcome], now: int, rings: Rings) -> Completed:
+    rows = _rows(db, (outcome.held.id for outcome in outcomes))
+    finished: dict[Status, list[int]] = {}
+    results: list[tuple[int, bytes | None, bytes | None]] = []
+    given_back: list[tuple[int, int, int]] = []
+    stale: list[Held] = []
+    for outcome in outcomes:
+        row = rows.get(outcome.held.id)
+        if row is None or row.fence != outcome.held.fence:
+            stale.append(outcome.held)
+            continue
+        status = leads_to(outcome, row.cancel_requested)
+        if row.status is not Status.RUNNING:
+            # Already ended under this fence: the same outcome once more is a repeated message, another one comes too late.
+            if row.status is not status:
+                stale.append(outcome.held)
+            continue
+        rows[row.id] = _Row(row.seq, row.id, row.fence, status, row.queue, row.cancel_requested)
+        match outcome:
+            case Succeeded(_, result):
+                results.append((row.seq, result, None))
+            case Failed(_, error):
+                results.append((row.seq, None, error))
+            case Cancelled(_, error) if error is not None:
+                results.append((row.seq, None, error))
+            case Retried(_, at, error):
+                results.append((row.seq, None, error))
+                if status is Status.PENDING:
+                    given_back.append((micros(at), 0, row.seq))
+                    rings.queues.add(row.queue)
+            case Released(_, at) if status is Status.PENDING:
+                given_back.append((now if at is None else micros(at), 1, row.seq))
+                rings.queues.add(row.queue)
+            case _:
+                pass
+        if status.finished:
+            finished.setdefault(status, []).append(row.seq)
+            rings.tasks.append(row.id)
+    for status, seqs in finished.items():
+        db.execute(_FINISH, (status, now, json.dumps(seqs)))
+    db.executemany(_GIVE_BACK, given_back)
+    db.executemany("INSERT OR REPLACE INTO sitq_results (seq, result, error) VALUES (?, ?, ?)", results)
+    if stale:
+        db.execute("UPDATE sitq_meta SET value = value + ? WHERE key = 'stale_outcomes'", (len(stale),))
+    return Completed(len(outcomes) - len(stale), tuple(stale))
+
+
+def leads_to(outcome: Outcome, cancel_requested: bool) -> Status:
+    match outcome:
+        case Succeeded():
+            return Status.SUCCESS
+        case Failed():
+            return Status.FAILED
+        case Cancelled():
+            return Status.CANCELLED
+        case Retried() | Released():
+            return Status.CANCELLED if cancel_requested else Status.PENDING
+        case _:
+            assert_never(outcome)
+
+
+# -- cancel, prune, find, stats --------------------------------------------------------------------
+
+
+def cancel(db: sqlite3.Connection, ids: Collection[TaskId], now: int, rings: Rings) -> dict[TaskId, Status]:
+    rows = _rows(db, ids)
+    ended = [row for row in rows.values() if row.status in (Status.WAITING, Status.PENDING)]
+    running = [row.seq for row in rows.values() if row.status is Status.RUNNING]
+    db.execute(_FINISH, (Status.CANCELLED, now, json.dumps([row.seq for row in ended])))
+    db.execute(
+        "UPDATE sitq_tasks SET cancel_requested = 1 WHERE seq IN (SELECT value FROM json_each(?))",
+        (json.dumps(running),),
+    )
+    rings.tasks.extend(row.id for row in ended)
+    ended_ids = {row.id for row in ended}
+    return {row.id: Status.CANCELLED if row.id in ended_ids else row.status for row in rows.values()}
+
+
+def prune(db: sqlite3.Connection, now: int, limit: int) -> int:
+    seqs = [
+        row[0] for row in db.execute("SELECT seq FROM sitq_tasks WHERE expires_at <= ? LIMIT ?", (now, limit))
+    ]
+    for table in ("sitq_tasks", "sitq_payloads", "sitq_results"):
+        db.execute(f"DELETE FROM {table} WHERE seq IN (SELECT value FROM json_each(?))", (json.dumps(seqs),))  # noqa: S608
+    return len(seqs)
+
+
+_COLUMNS: Final = """
+t.seq, t.id, t.name, t.queue, t.status, t.priority, t.attempt, t.crashes, t.max_crashes, t.fence, t.worker, t.enqueued_at,
+t.due_at, t.started_at, t.finished_at, t.cancel_requested, t.metadata
+"""
+_BYTES: Final = ", p.payload, r.result, r.error"
+_JOINS: Final = " LEFT JOIN sitq_payloads p ON p.seq = t.seq LEFT JOIN sitq_results r ON r.seq = t.seq"
+
+
+def find(db: sqlite3.Connection, query: TaskQuery) -> list[TaskRecord]:
+    tests: list[str] = []
+    values: list[Any] = []
+
+    def test(condition: str, value: Any) -> None:
+        tests.append(condition)
+        values.append(value)
+
+    if query.ids is not None:
+        test("t.id IN (SELECT value FROM json_each(?))", json.dumps(list(query.ids)))
+    if query.statuses is not None:
+        test("t.status IN (SELECT value FROM json_each(?))", json.dumps(list(query.statuses)))
+    if query.queue is not None:
+        test("t.queue = ?", query.queue)
+    if query.name is not None:
+        test("t.name = ?", query.name)
+    if query.since is not None:
+        test("t.enqueued_at >= ?", micros(query.since))
+    if query.until is not None:
+        test("t.enqueued_at < ?", micros(query.until))
+    if query.before is not None:
+        test("t.seq < ?", query.before)
+    # Built from the constants above; every value is a parameter.
+    sql = f"SELECT {_COLUMNS}{_BYTES if query.with_bytes else ''} FROM sitq_tasks t{_JOINS if query.with_bytes else ''}"  # noqa: S608
+    if tests:
+        sql += f" WHERE {' AND '.join(tests)}"
+    return [_record(row) for row in db.execute(f"{sql} ORDER BY t.seq DESC LIMIT ?", (*values, query.limit))]
+
+
+def _record(row: Sequence[Any]) -> TaskRecord:
+    payload, result, error = row[17:] or (None, None, None)
+    enqueued_at = moment(row[11])
+    assert enqueued_at is not None
+    return TaskRecord(
+        seq=row[0],
+        id=row[1],
+        name=row[2],
+        queue=row[3],
+        status=Status(row[4]),
+        priority=row[5],
+        attempt=row[6],
+        crashes=row[7],
+        max_crashes=row[8],
+        fence=row[9],
+        worker=row[10],
+        enqueued_at=enqueued_at,
+        due_at=moment(row[12]),
+        started_at=moment(row[13]),
+        finished_at=moment(row[14]),
+        cancel_requested=bool(row[15]),
+        metadata=None if row[16] is None else json.loads(row[16]),
+        payload=payload,
+        result=result,
+        error=error,
+    )
+
+
+def stats(db: sqlite3.Connection, now: int) -> Stats:
+    counts: dict[str, dict[Status, int]] = {}
+    for queue, status, count in db.execute(
+        "SELECT queue, status, count(*) FROM sitq_tasks GROUP BY queue, status"
+    ):
+        counts.setdefault(queue, {})[Status(status)] = count
+    oldest = dict(
+        db.execute(
+            "SELECT queue, min(due_at) FROM sitq_tasks WHERE due_at <= ? AND status = 'pending' GROUP BY queue",
+            (now,),
+        ).fetchall()
+    )
+    [[stale]] = db.execute("SELECT value FROM sitq_meta WHERE key = 'stale_outcomes'").fetchall()
+    return Stats(
+        tuple(QueueStats(queue, counts[queue], moment(oldest.get(queue))) for queue in sorted(counts)), stale
+    )
