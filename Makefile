@@ -41,7 +41,7 @@ format: setup
 	$(PY) -m ruff format .
 
 docs: setup
-	@sh scripts/docs.sh
+	@$(PY) scripts/docs.py
 
 spec: setup
 	@OPENSPEC_TELEMETRY=0 DO_NOT_TRACK=1 sh scripts/npm.sh openspec openspec validate --all --strict --no-interactive
