@@ -1,4 +1,4 @@
-"""The layers of docs/explanation/architecture.md hold: import-linter checks the imports, this file that none escapes it."""
+"""The layers hold: import-linter checks the imports, this file that none escapes it."""
 
 import ast
 import re
