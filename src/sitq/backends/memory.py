@@ -92,27 +92,15 @@ class MemoryBackend(Backend):
         *,
         ids: Collection[TaskId] | None = None,
     ) -> Reserved:
-        due: list[TaskRecord] = []
         next_due_at = None
         with self._opened():
             now = self._clock.now()
-            turns = (
-                self._turns
-                if ids is None
-                else sorted(_turn(task) for task in self._known(ids) if task.due_at)
-            )
-            for _, due_at, _, task_id in turns:
-                if len(due) == limit:
-                    next_due_at = None  # not everything was looked at
-                    break
-                task = self._tasks[task_id]
-                if queues is not None and task.queue not in queues:
-                    continue
-                if due_at <= now:
-                    due.append(task)
-                else:
-                    next_due_at = min(due_at, next_due_at or due_at)
-            return Reserved([self._hand_out(task, worker, now, lease) for task in due], next_due_at)
+            due = (task_id for due_at, task_id in self._agenda(queues, ids) if due_at <= now)
+            reserved = [self._hand_out(task_id, worker, now, lease) for task_id in list(islice(due, limit))]
+            if len(reserved) < limit:
+                # After the handing out, so that what was taken counts with the end of its lease.
+                next_due_at = min((due_at for due_at, _ in self._agenda(queues)), default=None)
+        return Reserved(reserved, next_due_at)
 
     async def heartbeat(self, worker: str, held: Sequence[Held], lease: timedelta) -> Heartbeat:
         lost, cancelled = set(), set()
@@ -216,7 +204,19 @@ class MemoryBackend(Backend):
         self._tasks[task.id] = task
         return task
 
-    def _hand_out(self, task: TaskRecord, worker: str, now: datetime, lease: timedelta) -> ReservedTask:
+    def _agenda(
+        self, queues: Collection[str] | None, ids: Collection[TaskId] | None = None
+    ) -> Iterator[tuple[datetime, TaskId]]:
+        """The unfinished tasks of these queues, or those of `ids` among them, in the order of `reserve`."""
+        turns = (
+            self._turns if ids is None else sorted(_turn(task) for task in self._known(ids) if task.due_at)
+        )
+        for _, due_at, _, task_id in turns:
+            if queues is None or self._tasks[task_id].queue in queues:
+                yield due_at, task_id
+
+    def _hand_out(self, task_id: TaskId, worker: str, now: datetime, lease: timedelta) -> ReservedTask:
+        task = self._tasks[task_id]
         task = self._put(
             replace(
                 task,
@@ -293,21 +293,26 @@ def _leads_to(task: TaskRecord, outcome: Outcome) -> Status:
 
 
 def _after(task: TaskRecord, outcome: Outcome, now: datetime) -> TaskRecord:
-    at = now
     match outcome:
         case Succeeded(_, result):
             task = replace(task, result=result, error=None)
-        case Failed(_, error) | Cancelled(_, error):
+        case Failed(_, error) | Retried(_, _, error):
             task = replace(task, error=error)
-        case Retried(_, at, error):
-            task = replace(task, error=error)
+        case Cancelled(_, error):
+            # Without a reason of its own it leaves the error of the attempt before.
+            task = replace(task, error=task.error if error is None else error)
         case Released():
-            at = outcome.at or now
-            task = replace(task, attempt=task.attempt - 1)
-    status = _leads_to(task, outcome)
-    if status.finished:
-        return _finished(task, status, now)
-    return replace(task, status=status, worker=None, due_at=at.astimezone(UTC))
+            pass
+    if task.cancel_requested or not isinstance(outcome, Retried | Released):
+        return _finished(task, _leads_to(task, outcome), now)
+    return replace(
+        task,
+        status=Status.PENDING,
+        worker=None,
+        attempt=task.attempt - isinstance(outcome, Released),
+        started_at=None,
+        due_at=(outcome.at or now).astimezone(UTC),
+    )
 
 
 def _finished(task: TaskRecord, status: Status, now: datetime) -> TaskRecord:
