@@ -69,11 +69,20 @@ printf '%s' "$want unfinished $PWD" > .venv/.ready
 # on PATH, and needs no network.
 PATH=$PWD/.venv/bin:$PATH
 export PATH
-if [ "$uv" = yes ]; then
-  VIRTUAL_ENV=$PWD/.venv uv pip install --quiet --require-hashes -r "requirements/$want.txt"
-  VIRTUAL_ENV=$PWD/.venv uv pip install --quiet --no-deps --no-build-isolation --editable .
+with_uv() {
+  VIRTUAL_ENV=$PWD/.venv uv pip install --quiet --require-hashes -r "requirements/$want.txt" &&
+    VIRTUAL_ENV=$PWD/.venv uv pip install --quiet --no-deps --no-build-isolation --editable .
+}
+with_pip() {
+  .venv/bin/python -m pip install -qq --disable-pip-version-check --require-hashes -r "requirements/$want.txt" &&
+    .venv/bin/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --editable .
+}
+if [ "$uv" = yes ] && with_uv; then
+  :
+elif .venv/bin/python -m pip --version >/dev/null 2>&1; then
+  if [ "$uv" = yes ]; then echo "uv could not do it, trying pip" >&2; fi
+  with_pip || exit 3
 else
-  .venv/bin/python -m pip install -qq --disable-pip-version-check --require-hashes -r "requirements/$want.txt"
-  .venv/bin/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --editable .
+  exit 3
 fi
 printf '%s' "$want $key $PWD" > .venv/.ready
