@@ -52,3 +52,8 @@ def bind(current: CurrentTask) -> Context:
     context = Context()
     context.run(_current.set, current)
     return context
+
+
+def running_here(context: Context) -> CurrentTask | None:
+    """Return the task to which a context belongs, if any."""
+    return context.get(_current)

@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from functools import partial
@@ -24,6 +24,7 @@ type Duration = float | timedelta
 
 MAX_NAME_LENGTH: Final = 200
 MAX_METADATA_BYTES: Final = 16 * 1024
+MAX_METADATA_DEPTH: Final = 100
 MAX_CRASHES: Final = 1000
 # A bound that nobody meets on purpose keeps `now + delay` within what datetime and the storages can hold.
 MAX_DURATION: Final = timedelta(days=36_525)
@@ -63,6 +64,10 @@ class GivenOptions(GivenDefaults, total=False):
     context: Mapping[str, Any] | None
 
 
+DEFAULT_NAMES: Final = frozenset(GivenDefaults.__annotations__)
+OPTION_NAMES: Final = frozenset(GivenOptions.__annotations__)
+
+
 # -- Durations, also for the settings of queue and worker ------------------------------------------
 
 
@@ -77,8 +82,9 @@ def seconds(value: object, name: str, *, minimum: float = 0.0, maximum: float | 
     Raises:
         ValidationError: Not a number or timedelta, not finite, or out of range.
     """
-    limit = MAX_DURATION.total_seconds() if maximum is None else maximum
-    fix = f"give seconds (int or float) or a timedelta, from {minimum:g} to {limit:g} s"
+    top = MAX_DURATION.total_seconds() if maximum is None else maximum
+    fix = f"give seconds (int or float) or a timedelta, from {minimum:g} s"
+    fix += " to a hundred years" if maximum is None else f" to {maximum:g} s"
     if isinstance(value, timedelta):
         number = value.total_seconds()
     elif isinstance(value, int | float) and not isinstance(value, bool):
@@ -89,7 +95,7 @@ def seconds(value: object, name: str, *, minimum: float = 0.0, maximum: float | 
     else:
         raise ValidationError(f"{name} is {_kind(value)}: {fix}")
     # Written so that NaN fails as well.
-    if not minimum <= number <= limit:
+    if not minimum <= number <= top:
         raise ValidationError(f"{name} is {number:g} s, which is out of range: {fix}")
     return number
 
@@ -147,15 +153,19 @@ class TaskOptions:
     id: str | None = None
     result_ttl: timedelta | Literal[Unset.UNSET] | None = UNSET
     metadata: Mapping[str, Any] | None = None
-    context: Mapping[str, Any] | None = None
+    context: Mapping[str, Any] | None = field(default=None, repr=False)
     max_crashes: int | None = None
 
     def __init__(self, **given: Unpack[GivenOptions]) -> None:
-        for name, blank in _BLANK.items():
-            value = given.get(name, blank)
-            object.__setattr__(self, name, value if value is blank else _CHECKS[name](value))
-        if unknown := given.keys() - _CHECKS.keys():
-            raise unknown_option(min(unknown), _CHECKS)
+        put = object.__setattr__
+        for name, blank in _BLANKS:
+            put(self, name, blank)
+        for name, value in given.items():
+            check = _CHECKS.get(name)
+            if check is None:
+                raise unknown_option(name, OPTION_NAMES)
+            if value is not (UNSET if name == "result_ttl" else None):
+                put(self, name, check(value))
         if self.eta is not None and self.delay is not None:
             raise ValidationError("eta and delay both say when to start: give one of them")
 
@@ -168,13 +178,13 @@ class TaskOptions:
             theirs.pop("eta", None)
             theirs.pop("delay", None)
         merged = object.__new__(TaskOptions)
-        for name, blank in _BLANK.items():
+        for name, blank in _BLANKS:
             object.__setattr__(merged, name, mine.get(name, theirs.get(name, blank)))
         return merged
 
     def given(self) -> dict[str, Any]:
         """Return the options that were given, by name."""
-        return {name: value for name, blank in _BLANK.items() if (value := getattr(self, name)) is not blank}
+        return {name: value for name, blank in _BLANKS if (value := getattr(self, name)) is not blank}
 
     def due_at(self, now: datetime) -> datetime | None:
         """Return the earliest start, `delay` counted from `now`; None if there is nothing to wait for."""
@@ -200,6 +210,13 @@ def _kind(value: object) -> str:
         return "None"
     name = type(value).__qualname__
     return f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"
+
+
+def _said(error: Exception) -> str:
+    try:
+        return str(error) or type(error).__qualname__
+    except Exception:
+        return type(error).__qualname__
 
 
 def _eta(value: object) -> datetime:
@@ -247,34 +264,36 @@ def _metadata(value: object) -> dict[str, Any]:
         raise ValidationError(f"metadata is {_kind(value)}: give a JSON object, a mapping with str keys")
     try:
         _only_str_keys(value)
-        text = json.dumps(dict(value), allow_nan=False, ensure_ascii=False)
-        size = len(text.encode())
+        data = json.dumps(dict(value), allow_nan=False, ensure_ascii=False).encode()
+        # Back from JSON: a copy of our own, and what a reader will get (a list for a tuple, a str for an enum).
+        plain: dict[str, Any] = json.loads(data)
     except UnicodeEncodeError:
         raise ValidationError("metadata contains a lone surrogate: give text that is valid Unicode") from None
     except Exception as error:
         raise ValidationError(
-            f"metadata is not a JSON object ({error}): use str keys and str, int, finite float, bool, None, list, dict"
+            f"metadata is not a JSON object ({_said(error)}): use str keys, and str, int, finite float, bool, None, "
+            "list and dict"
         ) from error
-    if size > MAX_METADATA_BYTES:
+    if len(data) > MAX_METADATA_BYTES:
         raise ValidationError(
-            f"metadata is {size:,} bytes as JSON: give at most {MAX_METADATA_BYTES:,}; data for the task belongs "
-            "in its arguments or in context="
+            f"metadata is {len(data):,} bytes as JSON: give at most {MAX_METADATA_BYTES:,}; data for the task belongs "
+            "in its arguments"
         )
-    # Back from the text: a copy of our own, and just what a reader will get (lists for tuples, plain str for enums).
-    plain: dict[str, Any] = json.loads(text)
     return plain
 
 
-def _only_str_keys(value: object) -> None:
-    """Refuse other keys: json would turn 1 and None into strings without a word."""
+def _only_str_keys(value: object, depth: int = 1) -> None:
+    """Refuse other keys, since json would turn 1 and None into strings without a word; and what nests too deep."""
+    if depth > MAX_METADATA_DEPTH:
+        raise ValueError(f"it is nested more than {MAX_METADATA_DEPTH} deep")
     if isinstance(value, Mapping):
         for key, item in value.items():
             if not isinstance(key, str):
                 raise TypeError(f"a key is {_kind(key)}")
-            _only_str_keys(item)
+            _only_str_keys(item, depth + 1)
     elif isinstance(value, list | tuple):
         for item in value:
-            _only_str_keys(item)
+            _only_str_keys(item, depth + 1)
 
 
 def _context(value: object) -> dict[str, Any]:
@@ -283,7 +302,7 @@ def _context(value: object) -> dict[str, Any]:
     try:
         copy = dict(value)
     except Exception as error:
-        raise ValidationError(f"context cannot be copied ({error!r}): give a plain dict") from error
+        raise ValidationError(f"context cannot be copied ({_said(error)}): give a plain dict") from error
     for key in copy:
         if not isinstance(key, str):
             raise ValidationError(f"context has a key that is {_kind(key)}: give a mapping with str keys")
@@ -301,4 +320,4 @@ _CHECKS: Final[Mapping[str, Callable[[object], Any]]] = {
     "context": _context,
     "max_crashes": _integer("max_crashes", 1, MAX_CRASHES, ", how many lost workers the task may cost"),
 }
-_BLANK: Final[Mapping[str, Any]] = dict.fromkeys(_CHECKS) | {"result_ttl": UNSET}
+_BLANKS: Final = tuple((name, UNSET if name == "result_ttl" else None) for name in _CHECKS)

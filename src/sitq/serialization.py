@@ -9,6 +9,7 @@ functions, modules made by hand) goes by value through cloudpickle. Plain pickle
 without complaint, and the worker could not load them: so the pickler looks at each function and class on its way.
 """
 
+import inspect
 import json
 import pickle
 import sys
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from io import BytesIO
-from types import FunctionType, TracebackType
+from types import FunctionType, ModuleType, TracebackType
 from typing import Any, Final
 from uuid import UUID
 from zlib import crc32
@@ -26,7 +27,7 @@ from zlib import crc32
 import cloudpickle  # type: ignore[import-untyped]
 
 from sitq.errors import PayloadTooLargeError, TaskSerializationError
-from sitq.task import MAIN, Call, importable, parameter_names
+from sitq.task import MAIN, Call, Task, importable, parameter_names
 
 MAX_MESSAGE: Final = 8 * 1024
 MAX_TRACEBACK: Final = 64 * 1024
@@ -40,8 +41,11 @@ _BY_REFERENCE: Final = _MAGIC + bytes([_VERSION, _PICKLE]) + _PYTHON
 _BY_VALUE: Final = _MAGIC + bytes([_VERSION, _CLOUDPICKLE]) + _PYTHON
 _HEADER: Final = len(_BY_REFERENCE)
 _BODY: Final = _HEADER + 4
+_PROTOCOL: Final = 5
 
-# Types whose pickles are known to load again.
+# Neither refer to anything nor call back.
+_SCALARS: Final = frozenset({str, int, float, bool, bytes, type(None)})
+# Have a reducer, of which it is known that it loads again.
 _PROVEN: Final = frozenset({date, datetime, time, timedelta, timezone, Decimal, UUID, complex, range, slice})
 
 
@@ -57,13 +61,19 @@ def encode_call(call: Call[Any], context: Mapping[str, Any] | None, *, max_paylo
 
     Raises:
         TaskSerializationError: The function, an argument or the context cannot be pickled; the message names it.
-        PayloadTooLargeError: The bytes are more than `max_payload`.
+        PayloadTooLargeError: More than `max_payload` bytes.
     """
-    parts = (call.func, call.args, call.kwargs)
+    func, args, kwargs = call
     try:
-        data, _ = _encode((*parts, context) if context else parts)
+        flat = (
+            not context
+            and type(func) is FunctionType
+            and _SCALARS.issuperset((*map(type, args), *map(type, kwargs), *map(type, kwargs.values())))
+            and importable(func)
+        )
+        data, _ = _encode((func, args, kwargs, context) if context else (func, args, kwargs), flat)
     except KeyboardInterrupt:
-        raise
+        raise  # of the caller, who waits for this
     except BaseException as error:
         raise _blame(call, context or {}, error) from error
     if len(data) > max_payload:
@@ -75,14 +85,14 @@ def encode_call(call: Call[Any], context: Mapping[str, Any] | None, *, max_paylo
 
 
 def decode_call(data: bytes) -> tuple[Call[Any], Mapping[str, Any]]:
-    """Return the call and its context. Runs code that the call refers to; whatever goes wrong is an error of the task.
+    """Return the call and its context. This runs code that the call refers to; no error of it gets through.
 
     Raises:
         TaskSerializationError: Not written by sitq, damaged, by another Python, or its code cannot be loaded here.
     """
     parts = _decode(data, "call")
-    if type(parts) is not tuple or not 3 <= len(parts) <= 4 or not callable(parts[0]):
-        raise TaskSerializationError("these bytes hold a value, not a call")
+    if type(parts) is not tuple or not 3 <= len(parts) <= 4:
+        raise TaskSerializationError("these bytes are a result, not a call")
     return Call(*parts[:3]), parts[3] if len(parts) == 4 else {}
 
 
@@ -93,28 +103,24 @@ def encode_value(value: Any, *, max_payload: int) -> bytes:
     """Return what a task returned as bytes. What is more than plain data is loaded again once, as a proof.
 
     Raises:
-        TaskSerializationError: The value cannot be pickled, or its pickle cannot be loaded.
-        PayloadTooLargeError: The bytes are more than `max_payload`.
+        TaskSerializationError: It cannot be pickled, or its pickle cannot be loaded. No other error gets through.
+        PayloadTooLargeError: More than `max_payload` bytes.
     """
+    fault = "pickled"
     try:
-        data, plain = _encode(value)
+        data, plain = _encode(value, type(value) in _SCALARS)
+        if not plain and len(data) <= max_payload:
+            fault = "loaded again"
+            pickle.loads(memoryview(data)[_BODY:])
     except BaseException as error:
         raise TaskSerializationError(
-            f"the result, {_type_name(type(value))}, cannot be pickled: {_reason(error)}. Return plain data"
+            f"the result ({_type_name(value)}) cannot be {fault}: {_reason(error)}. Return plain data"
         ) from error
     if len(data) > max_payload:
         raise PayloadTooLargeError(
             f"the result is {len(data):,} bytes encoded, and max_payload is {max_payload:,}: store it elsewhere and "
             "return a path or a key, or raise max_payload"
         )
-    if not plain:
-        try:
-            pickle.loads(memoryview(data)[_BODY:])
-        except BaseException as error:
-            raise TaskSerializationError(
-                f"the result, {_type_name(type(value))}, can be pickled but not loaded again: {_reason(error)}. "
-                "Return plain data"
-            ) from error
     return data
 
 
@@ -124,14 +130,14 @@ def decode_value(data: bytes) -> Any:
     Raises:
         TaskSerializationError: Not written by sitq, damaged, by another Python, or its classes cannot be loaded here.
     """
-    return _decode(data, "result")
+    return _decode(data, "result", interrupt=KeyboardInterrupt)
 
 
 # -- Pickling --------------------------------------------------------------------------------------
 
 
 class _ByValueError(Exception):
-    """Something on the way cannot go by reference. Never leaves this module."""
+    """Something cannot go by reference. Never leaves this module."""
 
 
 class _ReferencePickler(pickle.Pickler):
@@ -140,64 +146,85 @@ class _ReferencePickler(pickle.Pickler):
     plain = True
 
     def reducer_override(self, value: Any) -> Any:
-        if isinstance(value, type | FunctionType):
+        kind = type(value)
+        if kind is FunctionType or issubclass(kind, type):
             if not importable(value):
                 raise _ByValueError
-            return NotImplemented
-        kind = type(value)
-        if kind not in _PROVEN:
+        elif kind not in _PROVEN:
             self.plain = False
-            # An object whose __reduce__ returns a name is looked up in its module.
+            # If its reducer returns a name, that is looked up in its module.
             if getattr(value, "__module__", None) in MAIN:
                 raise _ByValueError
         return NotImplemented
 
 
 class _ValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """cloudpickle, which sends by value what it finds in `__main__`."""
+    """cloudpickle, which takes by value what lives in `__main__`, and here also what lives in modules made by hand."""
 
     def reducer_override(self, value: Any) -> Any:
+        home = (
+            value
+            if isinstance(value, ModuleType)
+            else sys.modules.get(getattr(value, "__module__", None) or "")
+        )
+        if isinstance(home, ModuleType) and home.__name__ != "__main__" and home.__spec__ is None:
+            # cloudpickle would look no further than sys.modules. That no other process can import it is a fact
+            # about the module, so it may as well stay registered.
+            cloudpickle.register_pickle_by_value(home)
         reduced = super().reducer_override(value)
-        if reduced is NotImplemented and getattr(value, "__module__", None) in MAIN:
-            if type(value) in self.dispatch_table:
-                return reduced
-            reduced = value.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
-            if isinstance(reduced, str):
-                raise pickle.PicklingError(f"{reduced} is looked up by name in {value.__module__}")
+        if reduced is NotImplemented and home is not None and home.__name__ in MAIN:
+            reduced = self._not_by_name(value)
+        return reduced
+
+    def _not_by_name(self, value: Any) -> Any:
+        """Refuse an object that reduces to a name in `__main__`: the worker has another `__main__`."""
+        if type(value) in self.dispatch_table:
+            return NotImplemented
+        reduced = value.__reduce_ex__(_PROTOCOL)
+        if isinstance(reduced, str):
+            raise pickle.PicklingError(
+                f"it is pickled as the name {reduced!r} in __main__, which a worker lacks"
+            )
         return reduced
 
 
-def _encode(value: Any) -> tuple[bytes, bool]:
-    """Return the envelope, and whether the value is made of plain data only."""
-    buffer = BytesIO()
-    pickler = _ReferencePickler(buffer, 5)
+def _encode(value: Any, flat: bool = False) -> tuple[bytes, bool]:
+    """Return the bytes, and whether they are plain data only; `flat` if that is known."""
     try:
+        if flat:
+            return _seal(_BY_REFERENCE, pickle.dumps(value, _PROTOCOL)), True
+        buffer = BytesIO()
+        pickler = _ReferencePickler(buffer, _PROTOCOL)
         pickler.dump(value)
+        return _seal(_BY_REFERENCE, buffer.getvalue()), pickler.plain
     except RecursionError:
         raise
     except Exception:
-        # By value, or unknown to plain pickle: cloudpickle takes more types, and has the last word.
+        # By value, or of a type that only cloudpickle knows: it has the last word.
         buffer = BytesIO()
-        _ValuePickler(buffer, 5).dump(value)
-        body = buffer.getvalue()
-        return _BY_VALUE + crc32(body).to_bytes(4) + body, False
-    body = buffer.getvalue()
-    return _BY_REFERENCE + crc32(body).to_bytes(4) + body, pickler.plain
+        _ValuePickler(buffer, _PROTOCOL).dump(value)
+        return _seal(_BY_VALUE, buffer.getvalue()), False
 
 
-def _decode(data: bytes, what: str) -> Any:
-    header = data[:_HEADER]
-    if header != _BY_REFERENCE:
-        _check_header(header, what)
+def _seal(header: bytes, body: bytes) -> bytes:
+    return header + crc32(body).to_bytes(4) + body
+
+
+def _decode(data: bytes, what: str, interrupt: type[BaseException] | tuple[()] = ()) -> Any:
+    """Return what was encoded. Every exception but `interrupt` becomes a `TaskSerializationError`."""
+    if data[:_HEADER] != _BY_REFERENCE:
+        _check_header(data[:_HEADER], what)
     body = data[_BODY:]
     if crc32(body).to_bytes(4) != data[_HEADER:_BODY]:
-        raise TaskSerializationError(f"the bytes of the {what} are damaged: their checksum is wrong")
+        raise TaskSerializationError(f"the bytes of this {what} are damaged: their checksum is wrong")
     try:
         return pickle.loads(body)
+    except interrupt:
+        raise
     except BaseException as error:
         hint = ""
         if isinstance(error, ImportError | AttributeError):
-            hint = ". This process must be able to import what the caller could: check its PYTHONPATH and version"
+            hint = ". This process must be able to import what the sender could: compare their code and PYTHONPATH"
         raise TaskSerializationError(f"the {what} cannot be loaded: {_reason(error)}{hint}") from error
 
 
@@ -207,14 +234,14 @@ def _check_header(header: bytes, what: str) -> None:
     version, codec, major, minor = header[2:]
     if version != _VERSION or codec not in (_PICKLE, _CLOUDPICKLE):
         raise TaskSerializationError(
-            f"the {what} has envelope version {version}, codec {codec}, and this sitq reads version {_VERSION}: "
-            "use a newer sitq here"
+            f"this {what} has envelope version {version} and codec {codec}, which this sitq does not know: use the "
+            "sitq that wrote it, or a newer one"
         )
     if codec == _CLOUDPICKLE and header[4:] != _PYTHON:
-        here = f"{sys.version_info.major}.{sys.version_info.minor}"
         raise TaskSerializationError(
-            f"the {what} carries code by value from Python {major}.{minor}, and this is {here}: bytecode does not "
-            "cross versions. Move the function into a module that both can import, or use the same Python"
+            f"this {what} carries code by value from Python {major}.{minor}, and this is Python {_PYTHON[0]}."
+            f"{_PYTHON[1]}: bytecode does not cross versions. Move the code into a module that both can import, or "
+            "run both on one version"
         )
 
 
@@ -222,37 +249,69 @@ def _check_header(header: bytes, what: str) -> None:
 
 
 def _blame(call: Call[Any], context: Mapping[str, Any], error: BaseException) -> TaskSerializationError:
-    """Pickle the parts one by one to name the one that fails."""
-    for label, part in _parts(call, context):
-        try:
-            _encode(part)
-        except BaseException as cause:
-            return TaskSerializationError(
-                f"{label} of {call.name} cannot be pickled: {_reason(cause)}. Pass plain data, such as a path or an "
-                "id, and open or look up the rest inside the task"
-            )
+    """Pickle the parts one by one, to name the first that fails."""
+    for label, part, fix in _parts(call, context):
+        cause = _failure(part)
+        if cause is not None:
+            return TaskSerializationError(f"{label} cannot be pickled: {_reason(cause)}. {fix}")
     return TaskSerializationError(f"the call of {call.name} cannot be pickled: {_reason(error)}")
 
 
-def _parts(call: Call[Any], context: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    yield "the function", call.func
-    names = parameter_names(call.func)
+def _parts(call: Call[Any], context: Mapping[str, Any]) -> Iterator[tuple[str, Any, str]]:
+    name, names = call.name, parameter_names(call.func)
+    fix = "Pass plain data, such as a path or an id, and open or look up the rest inside the task"
     for index, value in enumerate(call.args):
-        name = f"`{names[index]}`: " if index < len(names) else ""
-        yield f"argument {index + 1} ({name}{_type_name(type(value))})", value
+        known = f"`{names[index]}`: " if index < len(names) else ""
+        yield f"argument {index + 1} ({known}{_type_name(value)}) of {name}", value, fix
     for key, value in call.kwargs.items():
-        yield f"argument `{key}` ({_type_name(type(value))})", value
+        yield f"argument `{key}` ({_type_name(value)}) of {name}", value, fix
     for key, value in context.items():
-        yield f"context[{key!r}] ({_type_name(type(value))})", value
+        yield f"context[{key!r}] ({_type_name(value)})", value, "Give plain data"
+    fix = "Pass it as plain data, or move the function into a module, where it goes by reference"
+    for key, value in _captured(call.func).items():
+        yield f"{name} goes by value, and its `{key}` ({_type_name(value)})", value, fix
+    yield f"the function {name}", call.func, "Use a function of a module"
 
 
-def _type_name(kind: type) -> str:
-    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+def _captured(func: Any) -> dict[str, Any]:
+    """Return what a function that goes by value takes along."""
+    inner = func.func if isinstance(func, Task) else func
+    if type(inner) is not FunctionType or importable(func):
+        return {}
+    found = inspect.getclosurevars(inner)
+    return {**found.globals, **found.nonlocals}
+
+
+def _failure(part: Any) -> BaseException | None:
+    try:
+        _encode(part)
+    except BaseException as error:
+        return error
+    return None
+
+
+def _type_name(value: object) -> str:
+    """Return the name of the type, with its module unless it is a builtin."""
+    kind = type(value)
+    try:
+        name = (
+            kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+        )
+    except BaseException:  # a metaclass may answer with anything
+        return "?"
+    return _fit(name, MAX_MESSAGE)
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return _fit(str(error), MAX_MESSAGE)
+    except BaseException as second:
+        return f"<str() failed with {_type_name(second)}>"
 
 
 def _reason(error: BaseException) -> str:
-    info = _describe(error)
-    return f"{info.type}: {info.message}" if info.message else info.type
+    message = _message(error)
+    return f"{_type_name(error)}: {message}" if message else _type_name(error)
 
 
 # -- Errors ----------------------------------------------------------------------------------------
@@ -275,7 +334,10 @@ class ErrorInfo:
 
 def encode_error(error: BaseException | ErrorInfo) -> bytes:
     """Return an exception as JSON, whatever it is: nothing that it does can make this fail."""
-    info = error if isinstance(error, ErrorInfo) else _describe(error, with_traceback=True)
+    if isinstance(error, ErrorInfo):
+        info = error
+    else:
+        info = ErrorInfo(_type_name(error), _message(error), _traceback(error))
     fields = {
         "type": _fit(info.type, MAX_MESSAGE),
         "message": _fit(info.message, MAX_MESSAGE),
@@ -300,19 +362,10 @@ def decode_error(data: bytes) -> ErrorInfo:
     return info
 
 
-def _describe(error: BaseException, *, with_traceback: bool = False) -> ErrorInfo:
-    try:
-        message = str(error)
-    except BaseException as second:
-        message = f"<str() failed with {type(second).__qualname__}>"
-    text = _traceback(error) if with_traceback else ""
-    return ErrorInfo(_fit(_type_name(type(error)), MAX_MESSAGE), _fit(message, MAX_MESSAGE), text)
-
-
 def _traceback(error: BaseException) -> str:
     try:
         frames = _own_frames_off(error.__traceback__)
-        return "".join(traceback.TracebackException(type(error), error, frames).format())
+        return "".join(traceback.TracebackException(type(error), error, frames, compact=True).format())
     except BaseException as second:
         return f"<the traceback cannot be formatted: {type(second).__qualname__}>"
 
@@ -332,7 +385,7 @@ def _own_frames_off(frames: TracebackType | None) -> TracebackType | None:
 
 def _fit(text: str, limit: int) -> str:
     """Return text that UTF-8 can hold in `limit` bytes; what is left out is in the middle."""
-    data = text.encode("utf-8", "backslashreplace")
+    data = str.encode(text, "utf-8", "backslashreplace")
     if len(data) > limit:
         mark = f"\n... {len(data) - limit:,} bytes left out ...\n".encode()
         half = (limit - len(mark)) // 2

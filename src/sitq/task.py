@@ -1,24 +1,25 @@
 """Task definitions and calls: what to run, before anything is stored."""
 
+import copyreg
 import inspect
 import sys
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
 from functools import partial, update_wrapper
-from types import FunctionType, MethodType
-from typing import Any, Final, Unpack, cast, overload
+from types import BuiltinFunctionType, FunctionType, MethodType
+from typing import Any, Final, NamedTuple, Unpack, overload
 from weakref import WeakKeyDictionary
 
 import cloudpickle  # type: ignore[import-untyped]
 
 from sitq.errors import ValidationError
-from sitq.options import GivenDefaults, TaskOptions, label, unknown_option
+from sitq.options import DEFAULT_NAMES, OPTION_NAMES, GivenDefaults, TaskOptions, label, unknown_option
+
+# The names of the module that a process was started with: in another process they are another module.
+MAIN: Final = frozenset({"__main__", "__mp_main__"})
 
 _GENERATOR: Final = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
-_VARIADIC: Final = inspect.CO_VARARGS | inspect.CO_VARKEYWORDS
-
-# Signatures of what is no plain function (classes, partials, builtins, wrappers); None where there is none to be had.
-_signatures: "WeakKeyDictionary[Any, inspect.Signature | None]" = WeakKeyDictionary()
+_PER_CALL: Final = OPTION_NAMES - DEFAULT_NAMES
+_LOOK: Final = ("__module__", "__name__", "__qualname__", "__doc__")
 
 
 # -- Definitions -----------------------------------------------------------------------------------
@@ -27,12 +28,12 @@ _signatures: "WeakKeyDictionary[Any, inspect.Signature | None]" = WeakKeyDiction
 class Task[**P, R]:
     """A function with a name and default options. Calling it runs the function here and now, as without `@task`.
 
-    A definition binds to no queue. It can be sent wherever its function can: by reference if a module holds it under
-    its own name, otherwise by value.
+    It binds to no queue. It can be sent wherever its function can: by reference if its module holds it under its own
+    name, otherwise by value. `R` is what calling it returns; for `async def` that is the coroutine.
 
     Attributes:
         func: The function.
-        name: What lists and logs call it; `module.qualname` unless given.
+        name: What lists and logs call it.
         options: Defaults for every call; what is given at enqueueing wins.
     """
 
@@ -43,8 +44,8 @@ class Task[**P, R]:
     ) -> None:
         check_callable(func)
         self._func = func
-        self._name = function_name(func) if name is None else name
-        self._options = TaskOptions() if options is None else options
+        self._name = function_name(func) if name is None else label(name, "name")
+        self._options = options or TaskOptions()
         self._look_like(func)
 
     @property
@@ -67,38 +68,36 @@ class Task[**P, R]:
 
     def __set_name__(self, owner: type, name: str) -> None:
         raise ValidationError(
-            f"@task on the method {owner.__qualname__}.{name}: it would never see its instance. Decorate a function, "
-            "or a static method with @staticmethod above @task"
+            f"@task on the method {owner.__qualname__}.{name}, which would never get its instance: decorate a "
+            "function, or a static method with @staticmethod above @task"
         )
-
-    def _look_like(self, func: Callable[P, R]) -> None:
-        update_wrapper(self, func, updated=())
-        if inspect.iscoroutinefunction(func):
-            inspect.markcoroutinefunction(self)
 
     def __reduce__(self) -> Any:
         if importable(self):
             return self.__qualname__
-        # The state follows the object, because the function may hold the definition in its globals.
-        look = {
-            name: getattr(self, name, None) for name in ("__module__", "__name__", "__qualname__", "__doc__")
-        }
-        return object.__new__, (type(self),), (self._func, self._name, self._options, look)
+        # The state follows the object, because the function may refer to its own definition.
+        look = {name: getattr(self, name, None) for name in _LOOK}
+        return copyreg.__newobj__, (type(self),), (self._func, self._name, self._options, look)  # type: ignore[attr-defined]
 
     def __setstate__(self, state: tuple[Callable[P, R], str, TaskOptions, dict[str, Any]]) -> None:
         self._func, self._name, self._options, look = state
         self._look_like(self._func)
         vars(self).update(look)
 
+    def _look_like(self, func: Callable[P, R]) -> None:
+        update_wrapper(self, func, updated=())
+        if inspect.iscoroutinefunction(func):
+            inspect.markcoroutinefunction(self)
+
 
 class GivenTask(GivenDefaults, total=False):
-    """What `@task(...)` takes; see `TaskOptions`."""
+    """What `@task(...)` takes."""
 
     name: str | None
 
 
-class _Decorator:
-    """`@task(...)` waiting for its function."""
+class TaskDecorator:
+    """`@task(...)`, waiting for its function."""
 
     def __init__(self, name: str | None, options: TaskOptions) -> None:
         self._name = name
@@ -111,9 +110,9 @@ class _Decorator:
 @overload
 def task[**P, R](func: Callable[P, R], /) -> Task[P, R]: ...
 @overload
-def task(**given: Unpack[GivenTask]) -> _Decorator: ...
+def task(**given: Unpack[GivenTask]) -> TaskDecorator: ...
 def task(func: Callable[..., Any] | None = None, /, **given: Any) -> Any:
-    """Make a definition of a function: `@task` or `@task(queue=..., priority=..., name=...)`.
+    """Make a definition of a function: `@task`, or `@task(queue=..., priority=..., name=...)`.
 
     Args:
         queue, priority, result_ttl, metadata, max_crashes: Defaults for every call; see `TaskOptions`.
@@ -122,42 +121,36 @@ def task(func: Callable[..., Any] | None = None, /, **given: Any) -> Any:
     Raises:
         ValidationError: The function cannot be a task, or an option is unknown, unusable or only for a single call.
     """
-    for option, reason in _PER_CALL.items():
-        if option in given:
+    for option in given:
+        if option in _PER_CALL:
             raise ValidationError(
-                f"{option} is not an option of @task, since {reason}: use queue.options({option}=...).enqueue(...)"
+                f"{option} is no option of @task, because it belongs to a single call: use "
+                f"queue.options({option}=...).enqueue(...)"
             )
-    known = GivenTask.__annotations__.keys() | GivenDefaults.__annotations__.keys()
-    if unknown := given.keys() - known:
-        raise unknown_option(min(unknown), known)
+        if option not in DEFAULT_NAMES and option != "name":
+            raise unknown_option(option, {*DEFAULT_NAMES, "name"})
     name = given.pop("name", None)
-    decorator = _Decorator(None if name is None else label(name, "name"), TaskOptions(**given))
+    decorator = TaskDecorator(None if name is None else label(name, "name"), TaskOptions(**given))
     return decorator if func is None else decorator(func)
-
-
-_PER_CALL: Final[Mapping[str, str]] = {
-    "id": "it belongs to a single call",
-    "eta": "an instant belongs to a single call",
-    "delay": "when to start belongs to a single call",
-    "context": "it travels with a single call",
-}
 
 
 # -- Calls -----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Call[R]:
-    """A function with its arguments, bound to no queue. `R` is what awaiting or calling it gives in the end."""
+class Call[R](NamedTuple):
+    """A function with its arguments, bound to no queue. `R` is the type of the result that a task will have."""
 
     func: Callable[..., Any]
-    args: tuple[Any, ...] = ()
-    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
 
     @property
     def name(self) -> str:
         """What lists and logs call it: the name of the task, or `module.qualname`."""
         return function_name(self.func)
+
+    def __repr__(self) -> str:
+        return f"<Call {self.name}>"  # arguments may be secrets, and this may end up in a log
 
 
 @overload
@@ -170,78 +163,65 @@ def call(func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Call[Any]:
     Raises:
         ValidationError: `func` cannot be a task, or does not take these arguments.
     """
-    made: Call[Any] = Call(func, args, kwargs)
     check_callable(func)
+    made: Call[Any] = Call(func, args, kwargs)
     check_arguments(made)
     return made
 
 
-def function_name(func: object) -> str:
+def function_name(func: Any) -> str:
     """Return what to call a function: `Task.name`, else `module.qualname` of what will run."""
-    while isinstance(func, partial):
-        func = func.func
+    if type(func) is FunctionType:
+        return f"{func.__module__}.{func.__qualname__}"
+    while isinstance(func, partial | MethodType):
+        func = func.func if isinstance(func, partial) else func.__func__
     if isinstance(func, Task):
         return func.name
-    if isinstance(func, MethodType):
-        func = func.__func__
-    if not isinstance(func, FunctionType | type) and not inspect.isbuiltin(func):
-        func = type(func)
-    module = getattr(func, "__module__", None)
-    name = getattr(func, "__qualname__", None) or type(func).__qualname__
-    return f"{module or 'builtins'}.{name}"
+    named = func if isinstance(func, FunctionType | BuiltinFunctionType | type) else type(func)
+    module = named.__module__ or type(getattr(named, "__self__", None)).__module__
+    return f"{module}.{named.__qualname__}"
 
 
-# -- Checks ----------------------------------------------------------------------------------------
+# -- Checks, on the way of every call --------------------------------------------------------------
 
 
-def check_callable(func: object) -> None:
+def check_callable(func: Any) -> None:
     """Refuse what cannot be a task.
 
     Raises:
-        ValidationError: Not callable, the result of a call, or a function that yields.
+        ValidationError: Not callable, already called, or a function that yields.
     """
-    if type(func) is FunctionType:
-        if not func.__code__.co_flags & _GENERATOR:
-            return
-    elif isinstance(func, Task):
+    if type(func) is FunctionType and not func.__code__.co_flags & _GENERATOR:
         return
-    _refuse_uncallable(func)
-    inner = func
-    while isinstance(inner, partial | MethodType):
-        inner = inner.func if isinstance(inner, partial) else inner.__func__
-    if isinstance(inner, FunctionType) and inner.__code__.co_flags & _GENERATOR:
-        raise ValidationError(
-            f"{function_name(func)} is a generator function, and a task has a single result: return a list, or "
-            "enqueue one task per item"
-        )
-
-
-def _refuse_uncallable(func: object) -> None:
     if inspect.iscoroutine(func):
         func.close()  # or Python warns that it was never awaited
         name = func.__name__
-        raise ValidationError(
-            f"got a coroutine, the result of {name}(...): pass {name} and its arguments, not {name}(...)"
-        )
+        raise ValidationError(f"this is {name}(...), already called: pass {name} and its arguments")
     if isinstance(func, Call):
-        raise ValidationError("got a Call: pass it to enqueue_many, or pass its function and arguments")
+        raise ValidationError("a Call is for enqueue_many; here, pass the function and its arguments")
     if not callable(func):
-        raise ValidationError(f"{type(func).__qualname__} is not callable: pass a function and its arguments")
+        kind = type(func).__qualname__
+        raise ValidationError(f"cannot call a value of type {kind}: pass a function and its arguments")
+    target = _plain(func.func if isinstance(func, partial) else func)[0]
+    if type(target) is FunctionType and target.__code__.co_flags & _GENERATOR:
+        raise ValidationError(
+            f"{function_name(func)} is a generator function, and a task has one result: return a list, or enqueue "
+            "one task per item"
+        )
 
 
 def check_arguments(call: Call[Any]) -> None:
     """Refuse arguments that the function does not take, before they are stored.
 
-    What the function itself declares counts: a decorator that takes `*args, **kwargs` takes anything. Functions that
-    cannot be inspected pass.
+    What counts is what the function itself declares: a decorator that takes `*args, **kwargs` takes anything. What
+    cannot be inspected passes.
 
     Raises:
-        ValidationError: The arguments do not fit the signature.
+        ValidationError: The arguments do not fit.
     """
-    func = call.func._func if isinstance(call.func, Task) else call.func
-    bound = 0
-    if isinstance(func, MethodType):
-        func, bound = func.__func__, 1
+    func, bound = call.func, 0
+    if type(func) is not FunctionType:
+        func, bound = _plain(func)
     if type(func) is FunctionType and _fits(func, len(call.args) + bound, call.kwargs):
         return
     signature = _signature(func)
@@ -250,99 +230,117 @@ def check_arguments(call: Call[Any]) -> None:
     try:
         signature.bind(*(None,) * bound, *call.args, **call.kwargs)
     except TypeError as error:
-        raise ValidationError(
-            f"{call.name} does not take these arguments: {error}; it takes {signature}"
-        ) from None
+        names = list(signature.parameters)[bound:]
+        text = f"{call.name} does not take these arguments, {error}: it takes ({', '.join(names)})"
+        for name in OPTION_NAMES & call.kwargs.keys():
+            text += f"; {name} as an option goes through queue.options({name}=...).enqueue(...)"
+        raise ValidationError(text) from None
 
 
 def _fits(func: FunctionType, given: int, kwargs: Mapping[str, Any]) -> bool:
-    """The common cases without `Signature.bind`, which costs 20 times as much. False means: look closer."""
+    """Return whether so many positional arguments and these keywords can be bound.
+
+    As `Signature.bind` would say, in a tenth of its time: this is on the way of every call.
+    """
     code = func.__code__
-    if code.co_flags & _VARIADIC:
-        return False
     positional = code.co_argcount
     if given > positional:
-        return False
+        if not code.co_flags & inspect.CO_VARARGS:
+            return False
+        given = positional
     required = positional - len(func.__defaults__ or ())
     if not kwargs and not code.co_kwonlyargcount:
         return given >= required
-    names = code.co_varnames
-    for name in kwargs:
-        if name not in names[max(given, code.co_posonlyargcount) : positional + code.co_kwonlyargcount]:
-            return False
-    for name in names[given:required]:
-        if name not in kwargs:
-            return False
-    defaults = func.__kwdefaults__ or ()
-    for name in names[positional : positional + code.co_kwonlyargcount]:
-        if name not in kwargs and name not in defaults:
-            return False
-    return True
+    names, by_keyword = code.co_varnames, code.co_posonlyargcount
+    end = positional + code.co_kwonlyargcount
+    if code.co_flags & inspect.CO_VARKEYWORDS:
+        wrong = [name for name in kwargs if name in names[by_keyword:given]]
+    else:
+        free = names[max(given, by_keyword) : end]
+        wrong = [name for name in kwargs if name not in free]
+    if wrong or given < min(required, by_keyword):
+        return False
+    missing = [name for name in names[given:required] if name not in kwargs]
+    if not missing and code.co_kwonlyargcount:
+        defaults = func.__kwdefaults__ or ()
+        missing = [name for name in names[positional:end] if name not in kwargs and name not in defaults]
+    return not missing
 
 
-def has_parameter(func: object, name: str) -> bool:
-    """Return whether the function has a parameter of this name that a keyword can reach.
+def has_parameter(func: Any, name: str) -> bool:
+    """Return whether a keyword of this name goes to a parameter that the function declares.
 
     Looks through decorators that keep `__wrapped__`. False for what cannot be inspected.
     """
-    if type(func) is FunctionType and "__wrapped__" not in func.__dict__:
-        code = func.__code__
+    inner = func if type(func) is FunctionType else _plain(func)[0]
+    if type(inner) is FunctionType and "__wrapped__" in inner.__dict__:
+        inner = inspect.unwrap(inner)
+    if type(inner) is FunctionType:
+        code = inner.__code__
         return name in code.co_varnames[code.co_posonlyargcount : code.co_argcount + code.co_kwonlyargcount]
-    signature = _signature(inspect.unwrap(cast("Callable[..., Any]", func)))
-    if signature is None or name not in signature.parameters:
-        return False
-    kind = signature.parameters[name].kind
-    return kind in (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    signature = _signature(inner)
+    found = signature.parameters.get(name) if signature else None
+    return found is not None and found.kind in (found.POSITIONAL_OR_KEYWORD, found.KEYWORD_ONLY)
+
+
+def parameter_names(func: Any) -> list[str]:
+    """Return the names of the positional parameters that a caller sees, as far as they are known."""
+    inner, bound = _plain(func)
+    signature = _signature(inner)
+    parameters = list(signature.parameters.values())[bound:] if signature else []
+    return [
+        each.name for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)
+    ]
+
+
+def _plain(func: Any) -> tuple[Any, int]:
+    """Return the function that will run, if there is one, and how many arguments it gets before the caller's."""
+    if isinstance(func, Task):
+        func = func.func
+    if type(func) is MethodType:
+        return func.__func__, 1
+    if not isinstance(func, FunctionType | BuiltinFunctionType | partial | type):
+        method = type(func).__call__
+        if type(method) is FunctionType:
+            return method, 1
+    return func, 0
+
+
+# Only of classes, partials and builtins, which takes 10-20 us to make; None where there is none to be had.
+_signatures: "WeakKeyDictionary[Any, inspect.Signature | None]" = WeakKeyDictionary()
 
 
 def _signature(func: Any) -> inspect.Signature | None:
-    try:
+    kept = type(func) in (type, partial, BuiltinFunctionType)  # a metaclass may have its own idea of a hash
+    if kept and func in _signatures:
         return _signatures[func]
-    except (KeyError, TypeError):
-        pass
     try:
         signature = inspect.signature(func, follow_wrapped=False)
     except (TypeError, ValueError):
         signature = None
-    try:
+    if kept:
         _signatures[func] = signature
-    except TypeError:  # not hashable, or no weak references
-        pass
     return signature
+
+
+# -- By reference or by value ----------------------------------------------------------------------
 
 
 def importable(value: Any) -> bool:
     """Return whether another process finds this very function, class or task by importing its module.
 
-    Not what lives in `__main__`, in a module made by hand (it has no spec), or in one that was registered with
-    `cloudpickle.register_pickle_by_value`; nor what the module holds under another name or not at all.
+    It does not if it lives in `__main__`, in a module made by hand (which has no spec) or in one that was registered
+    with `cloudpickle.register_pickle_by_value`, or if its module holds it under another name or not at all.
     """
     name = value.__module__
     if name in MAIN:
         return False
     found: Any = sys.modules.get(name)
-    if found is None or found.__spec__ is None:
+    if getattr(found, "__spec__", None) is None:
         return False
-    qualname = value.__qualname__
-    if "." not in qualname:
-        found = getattr(found, qualname, None)
-    else:
-        for part in qualname.split("."):
-            found = getattr(found, part, None)
+    for part in value.__qualname__.split("."):
+        found = getattr(found, part, None)
     if found is not value:
         return False
     registered = cloudpickle.list_registry_pickle_by_value()
     return not registered or not any(name == each or name.startswith(f"{each}.") for each in registered)
-
-
-MAIN: Final = frozenset({"__main__", "__mp_main__"})
-
-
-def parameter_names(func: object) -> tuple[str, ...]:
-    """Return the names of the positional parameters, as far as they are known."""
-    inner = func.func if isinstance(func, Task) else func
-    signature = _signature(inner)
-    if signature is None:
-        return ()
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return tuple(name for name, each in signature.parameters.items() if each.kind in positional)
