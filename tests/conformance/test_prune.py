@@ -1,0 +1,145 @@
+"""prune: what is over for longer than it was to be kept is gone, and nothing else."""
+
+from collections.abc import Callable
+from datetime import timedelta
+
+import pytest
+
+from sitq.backends.base import Backend
+from sitq.model import Cancelled, Enqueued, Failed, Held, Outcome, Retried, Status, Succeeded
+from tests.support import (
+    HOUR,
+    FakeClock,
+    everything,
+    found_ids,
+    new_task,
+    new_tasks,
+    record,
+    reserved_ids,
+    running,
+)
+
+MICROSECOND = timedelta(microseconds=1)
+
+
+async def finished(backend: Backend, number: int, **fields: object) -> list[str]:
+    held = [await running(backend, new_task(**fields)) for _ in range(number)]
+    await backend.complete([Succeeded(hold, b"result") for hold in held])
+    return [hold.id for hold in held]
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda held: Succeeded(held, b"result"),
+        lambda held: Failed(held, b"error"),
+        lambda held: Cancelled(held),
+    ],
+    ids=["success", "failed", "cancelled"],
+)
+async def test_kept_for_its_time_after_it_finished(
+    backend: Backend, clock: FakeClock, end: Callable[[Held], Outcome]
+) -> None:
+    held = await running(backend, new_task("a", result_ttl=HOUR))
+    clock.advance(2 * HOUR)  # before the end the time does not count
+    await backend.complete([end(held)])
+
+    clock.advance(HOUR - MICROSECOND)
+    assert await backend.prune(10) == 0
+    assert await found_ids(backend) == ["a"]
+
+    clock.advance(MICROSECOND)
+    assert await backend.prune(10) == 1
+    assert await found_ids(backend) == []
+    assert await backend.get_result("a") is None
+
+
+async def test_what_was_cancelled_before_it_started_goes_too(backend: Backend, clock: FakeClock) -> None:
+    await backend.enqueue([new_task("a", result_ttl=HOUR)])
+    await backend.cancel(["a"])
+    clock.advance(HOUR)
+
+    assert await backend.prune(10) == 1
+    assert await found_ids(backend) == []
+
+
+async def test_without_a_time_it_is_kept_for_good(backend: Backend, clock: FakeClock) -> None:
+    ids = await finished(backend, 2, result_ttl=None)
+    clock.advance(timedelta(days=10_000))
+
+    assert await backend.prune(10) == 0
+    assert await found_ids(backend) == ids[::-1]
+
+
+async def test_a_time_of_zero_is_gone_at_the_next_prune(backend: Backend) -> None:
+    await finished(backend, 2, result_ttl=timedelta(0))
+
+    assert await backend.prune(10) == 2
+
+
+async def test_what_is_not_over_is_kept(backend: Backend, clock: FakeClock) -> None:
+    ttl = timedelta(0)
+    await running(backend, new_task("running", result_ttl=ttl))
+    held = await running(backend, new_task("retried", result_ttl=ttl))
+    await backend.complete([Retried(held, clock.now(), b"")])
+    await backend.enqueue([new_task("pending", result_ttl=ttl)])
+    before = await everything(backend)
+    clock.advance(100 * HOUR)
+
+    assert await backend.prune(10) == 0
+
+    assert await everything(backend) == before
+
+
+@pytest.mark.parametrize(("limit", "pruned"), [(0, 0), (1, 1), (4, 4), (5, 5), (100, 5)])
+async def test_at_most_the_limit(backend: Backend, limit: int, pruned: int) -> None:
+    await finished(backend, 5, result_ttl=timedelta(0))
+    await finished(backend, 2, result_ttl=HOUR)
+
+    assert await backend.prune(limit) == pruned
+
+    assert len(await everything(backend)) == 7 - pruned
+
+
+async def test_again_and_again_until_nothing_is_left(backend: Backend) -> None:
+    await finished(backend, 7, result_ttl=timedelta(0))
+
+    assert [await backend.prune(3) for _ in range(4)] == [3, 3, 1, 0]
+
+
+async def test_a_pruned_id_may_be_used_again(backend: Backend) -> None:
+    await finished(backend, 1, result_ttl=timedelta(0))
+    [old] = await everything(backend)
+    await backend.enqueue([new_task("newer")])
+    await backend.prune(10)
+
+    assert await backend.enqueue([new_task(old.id, payload=b"new")]) == [Enqueued(old.id, created=True)]
+
+    stored = await record(backend, old.id)
+    assert (stored.status, stored.attempt, stored.result) == (Status.PENDING, 0, None)
+    assert stored.payload == b"new"
+    assert stored.seq > old.seq
+    assert await found_ids(backend) == [old.id, "newer"]
+    assert old.id in await reserved_ids(backend)
+
+
+async def test_seq_goes_on_when_the_newest_task_was_pruned(backend: Backend) -> None:
+    await finished(backend, 1, result_ttl=timedelta(0))
+    [old] = await everything(backend)
+    await backend.prune(10)
+
+    await backend.enqueue([new_task()])
+
+    [new] = await everything(backend)
+    assert new.seq > old.seq
+    assert new.result is None
+
+
+async def test_stats_forget_what_was_pruned(backend: Backend) -> None:
+    await finished(backend, 3, result_ttl=timedelta(0))
+    await backend.enqueue(new_tasks(2))
+    await backend.prune(10)
+
+    [queue] = (await backend.stats()).queues
+
+    assert {status: number for status, number in queue.counts.items() if number} == {Status.PENDING: 2}
