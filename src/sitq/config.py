@@ -1,0 +1,93 @@
+"""The settings of a worker: one frozen value, validated once."""
+
+import os
+import secrets
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from sitq.errors import ValidationError
+from sitq.options import Duration, TaskOptions, seconds
+
+DEFAULT_CONCURRENCY: Final = 10
+DEFAULT_LEASE: Final = 30.0
+DEFAULT_SHUTDOWN_TIMEOUT: Final = 30.0
+DEFAULT_POLL_INTERVAL: Final = 1.0
+MAX_CONCURRENCY: Final = 10_000
+MIN_LEASE: Final = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerConfig:
+    """How a worker works. Durations are seconds.
+
+    Attributes:
+        id: Its name in the storage and in logs.
+        queues: What it takes from; None means every queue.
+        concurrency: How many tasks it runs at once, and the most it ever reserves.
+        lease: How long a reservation lasts without a sign of life. Renewed every third of it.
+        poll_interval: How often to look for work when nothing rings.
+        shutdown_timeout: How long a stopping worker waits for running tasks before it cancels them.
+        max_tasks: Stop after this many tasks; None means never.
+    """
+
+    id: str
+    queues: tuple[str, ...] | None
+    concurrency: int
+    lease: float
+    poll_interval: float
+    shutdown_timeout: float
+    max_tasks: int | None
+
+
+def worker_config(
+    *,
+    id: str | None,
+    queues: Sequence[str] | None,
+    concurrency: int,
+    lease: Duration,
+    poll_interval: Duration,
+    shutdown_timeout: Duration,
+    max_tasks: int | None,
+) -> WorkerConfig:
+    """Check what was given to `Worker`.
+
+    Raises:
+        ValidationError: naming the argument, what was given and the fix.
+    """
+    return WorkerConfig(
+        id=f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}" if id is None else _name(id, "id"),
+        queues=_queues(queues),
+        concurrency=_count(concurrency, "concurrency", MAX_CONCURRENCY),
+        lease=seconds(lease, "lease", minimum=MIN_LEASE),
+        poll_interval=seconds(poll_interval, "poll_interval", minimum=0.001),
+        shutdown_timeout=seconds(shutdown_timeout, "shutdown_timeout"),
+        max_tasks=None if max_tasks is None else _count(max_tasks, "max_tasks", 2**31),
+    )
+
+
+def _queues(queues: Sequence[str] | None) -> tuple[str, ...] | None:
+    if queues is None:
+        return None
+    if isinstance(queues, str):
+        raise ValidationError(f"queues is a str: give a list of names, queues=[{queues!r}]")
+    names = tuple(_name(queue, "queues") for queue in queues)
+    if not names:
+        raise ValidationError("queues is empty: name at least one queue, or leave it out to take from all")
+    return names
+
+
+def _name(value: str, field: str) -> str:
+    try:
+        name = TaskOptions(queue=value).queue
+    except ValidationError as error:
+        raise ValidationError(f"{field}: {str(error).removeprefix('queue ')}") from None
+    assert name is not None
+    return name
+
+
+def _count(value: int, field: str, maximum: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= maximum:
+        raise ValidationError(f"{field} is {value!r}: give an int from 1 to {maximum}")
+    return value

@@ -1,0 +1,244 @@
+"""What happens, as values, and the one subscriber that turns them into log lines.
+
+Code that does something emits an event and never logs. Arguments and results are in no event, so they reach no log.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Final
+
+from sitq.model import TaskId
+
+
+@dataclass(frozen=True, slots=True)
+class TaskEnqueued:
+    """A task is stored."""
+
+    task_id: TaskId
+    task: str
+    queue: str
+
+
+@dataclass(frozen=True, slots=True)
+class TaskStarted:
+    """An attempt begins."""
+
+    task_id: TaskId
+    task: str
+    queue: str
+    attempt: int
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSucceeded:
+    """An attempt returned; its result is on the way to the storage."""
+
+    task_id: TaskId
+    task: str
+    queue: str
+    attempt: int
+    worker: str
+    duration: float
+
+
+@dataclass(frozen=True, slots=True)
+class TaskFailed:
+    """An attempt failed and the task is given up."""
+
+    task_id: TaskId
+    task: str
+    queue: str
+    attempt: int
+    worker: str
+    duration: float
+    error_type: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class TaskCancelled:
+    """A running task was stopped on request."""
+
+    task_id: TaskId
+    task: str
+    queue: str
+    attempt: int
+    worker: str
+    duration: float
+
+
+@dataclass(frozen=True, slots=True)
+class TaskReleased:
+    """A worker that stops gave a task back; the attempt is not counted."""
+
+    task_id: TaskId
+    task: str
+    queue: str
+    attempt: int
+    worker: str
+    duration: float
+
+
+@dataclass(frozen=True, slots=True)
+class TaskLost:
+    """The lease of a running task went to somebody else; what this run makes of it no longer counts."""
+
+    task_id: TaskId
+    task: str
+    queue: str
+    attempt: int
+    worker: str
+    duration: float
+
+
+@dataclass(frozen=True, slots=True)
+class TaskStuck:
+    """A task did not stop when it was cancelled. It keeps its slot until it ends; its outcome no longer counts."""
+
+    task_id: TaskId
+    task: str
+    queue: str
+    attempt: int
+    worker: str
+    duration: float
+
+
+@dataclass(frozen=True, slots=True)
+class BackgroundTasksLeft:
+    """A task ended and left asyncio tasks behind; they were cancelled."""
+
+    task_id: TaskId
+    task: str
+    worker: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class OutcomeRefused:
+    """The storage refused an outcome because the lease had been lost. It changed nothing."""
+
+    task_id: TaskId
+    fence: int
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
+class LoopBlocked:
+    """The event loop has not run for `seconds`: something blocks it. Leases are renewed all the same."""
+
+    worker: str
+    seconds: float
+    task_id: TaskId | None
+    stack: str
+
+
+@dataclass(frozen=True, slots=True)
+class StorageFailed:
+    """A worker could not reach the storage; it tries again in `retry_in` seconds."""
+
+    worker: str
+    action: str
+    error: str
+    retry_in: float
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStarted:
+    """A worker begins to take tasks."""
+
+    worker: str
+    queues: str
+    concurrency: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStopping:
+    """A worker takes no more tasks and waits for `running` of them."""
+
+    worker: str
+    running: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStopped:
+    """A worker has stopped; nothing it reserved is left open."""
+
+    worker: str
+
+
+type Event = (
+    TaskEnqueued
+    | TaskStarted
+    | TaskSucceeded
+    | TaskFailed
+    | TaskCancelled
+    | TaskReleased
+    | TaskLost
+    | TaskStuck
+    | BackgroundTasksLeft
+    | OutcomeRefused
+    | LoopBlocked
+    | StorageFailed
+    | WorkerStarted
+    | WorkerStopping
+    | WorkerStopped
+)
+type Emit = Callable[[Event], None]
+
+_logger = logging.getLogger("sitq")
+# A library is silent until its application asks for logs.
+_logger.addHandler(logging.NullHandler())
+
+_TASK: Final = "{task}[{task_id}] on {queue}, attempt {attempt}"
+_LINES: Final[Mapping[type[Any], tuple[int, str, str]]] = {
+    TaskEnqueued: (logging.DEBUG, "task.enqueued", "enqueued {task}[{task_id}] on {queue}"),
+    TaskStarted: (logging.DEBUG, "task.started", f"started {_TASK}"),
+    TaskSucceeded: (logging.INFO, "task.succeeded", f"success {_TASK}, {{duration:.3f}} s"),
+    TaskFailed: (
+        logging.ERROR,
+        "task.failed",
+        f"failed {_TASK}, {{duration:.3f}} s: {{error_type}}: {{error}}",
+    ),
+    TaskCancelled: (logging.INFO, "task.cancelled", f"cancelled {_TASK}, {{duration:.3f}} s"),
+    TaskReleased: (logging.INFO, "task.released", f"released {_TASK}, {{duration:.3f}} s"),
+    TaskLost: (logging.WARNING, "task.lost", f"lost the lease of {_TASK}, {{duration:.3f}} s"),
+    TaskStuck: (logging.ERROR, "task.stuck", f"does not stop: {_TASK}, {{duration:.3f}} s"),
+    BackgroundTasksLeft: (
+        logging.WARNING,
+        "task.background_left",
+        "{task}[{task_id}] left {count} asyncio task(s) running; they were cancelled",
+    ),
+    OutcomeRefused: (
+        logging.WARNING,
+        "task.refused",
+        "outcome of {task_id} refused: its lease had been lost",
+    ),
+    LoopBlocked: (
+        logging.WARNING,
+        "worker.blocked",
+        "the event loop is blocked for {seconds:.1f} s by task {task_id}:\n{stack}",
+    ),
+    StorageFailed: (
+        logging.WARNING,
+        "worker.storage",
+        "cannot {action}, trying again in {retry_in:.1f} s: {error}",
+    ),
+    WorkerStarted: (
+        logging.INFO,
+        "worker.started",
+        "worker {worker} started: queues {queues}, concurrency {concurrency}",
+    ),
+    WorkerStopping: (logging.INFO, "worker.stopping", "worker {worker} stopping, {running} task(s) running"),
+    WorkerStopped: (logging.INFO, "worker.stopped", "worker {worker} stopped"),
+}
+
+
+def log_event(event: Event) -> None:
+    """Write one line for an event to the logger `sitq`, its fields as `extra` for structured formatters."""
+    level, name, template = _LINES[type(event)]
+    if not _logger.isEnabledFor(level):
+        return
+    data = {field.name: getattr(event, field.name) for field in fields(event)}
+    _logger.log(level, "%s", template.format_map(data), extra={"event": name, **data})

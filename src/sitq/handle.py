@@ -1,0 +1,132 @@
+"""What a caller holds after enqueueing: a handle on the task, and the result as it stands."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol
+
+from sitq.errors import TaskCancelledError, TaskError, TaskFailedError
+from sitq.model import Status, TaskId
+from sitq.options import MAX_DURATION, Duration
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result[R]:
+    """A task as its caller sees it.
+
+    Attributes:
+        value: What the task returned; None unless `status` is success.
+        error: The message of what made it fail; None unless it failed.
+        error_type: The qualified name of the exception's class, as text.
+        traceback: Where it was raised in the worker, as text, without local variables.
+        attempts: How many tries were made.
+    """
+
+    id: TaskId
+    status: Status
+    value: R | None = None
+    error: str | None = None
+    error_type: str | None = None
+    traceback: str | None = None
+    enqueued_at: datetime
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    attempts: int = 0
+
+    def unwrap(self) -> R:
+        """The value of a task that succeeded.
+
+        Raises:
+            TaskFailedError: The task failed; with the traceback of the worker.
+            TaskCancelledError: The task was cancelled.
+            TaskError: The task has not finished yet.
+        """
+        match self.status:
+            case Status.SUCCESS:
+                return self.value  # type: ignore[return-value]  # R may be None
+            case Status.FAILED:
+                raise TaskFailedError(self.id, self.error_type or "", self.error or "", self.traceback or "")
+            case Status.CANCELLED:
+                raise TaskCancelledError(
+                    f"task {self.id} was cancelled" + (f": {self.error}" if self.error else "")
+                )
+            case _:
+                raise TaskError(
+                    f"task {self.id} is {self.status}, not finished: wait with get_result(id, timeout=...)"
+                )
+
+
+class _Tasks(Protocol):
+    """What a handle needs of its queue."""
+
+    async def get_result(self, task_id: TaskId, timeout: Duration | None = None) -> Result[Any]: ...
+    async def get_status(self, task_id: TaskId) -> Status: ...
+    async def cancel(self, task_id: TaskId) -> Status: ...
+
+
+class _SyncTasks(Protocol):
+    def get_result(self, task_id: TaskId, timeout: Duration | None = None) -> Result[Any]: ...
+    def get_status(self, task_id: TaskId) -> Status: ...
+    def cancel(self, task_id: TaskId) -> Status: ...
+
+
+class TaskHandle[R](str):
+    """The id of a task that also knows its queue. It is a `str`: log it, store it, send it. It pickles as its plain id."""
+
+    __slots__ = ("_tasks",)
+    _tasks: _Tasks
+
+    def __new__(cls, task_id: TaskId, tasks: _Tasks) -> "TaskHandle[R]":
+        self = super().__new__(cls, task_id)
+        self._tasks = tasks
+        return self
+
+    async def result(self, timeout: Duration | None = None) -> R:
+        """Wait for the end and return the value. Without a timeout it waits for as long as it takes.
+
+        Raises:
+            TaskFailedError: The task failed; with the traceback of the worker.
+            TaskCancelledError: The task was cancelled.
+            TaskTimeoutError: It did not finish in time; it goes on.
+            TaskNotFoundError: It was pruned.
+        """
+        result: Result[R] = await self._tasks.get_result(self, MAX_DURATION if timeout is None else timeout)
+        return result.unwrap()
+
+    async def status(self) -> Status:
+        """Where the task is in its life."""
+        return await self._tasks.get_status(self)
+
+    async def cancel(self) -> Status:
+        """Cancel the task, as `TaskQueue.cancel` does."""
+        return await self._tasks.cancel(self)
+
+    def __reduce__(self) -> tuple[type[str], tuple[str]]:
+        return str, (str(self),)
+
+
+class SyncTaskHandle[R](str):
+    """`TaskHandle` for code without an event loop."""
+
+    __slots__ = ("_tasks",)
+    _tasks: _SyncTasks
+
+    def __new__(cls, task_id: TaskId, tasks: _SyncTasks) -> "SyncTaskHandle[R]":
+        self = super().__new__(cls, task_id)
+        self._tasks = tasks
+        return self
+
+    def result(self, timeout: Duration | None = None) -> R:
+        """As `TaskHandle.result`."""
+        result: Result[R] = self._tasks.get_result(self, MAX_DURATION if timeout is None else timeout)
+        return result.unwrap()
+
+    def status(self) -> Status:
+        """As `TaskHandle.status`."""
+        return self._tasks.get_status(self)
+
+    def cancel(self) -> Status:
+        """As `TaskHandle.cancel`."""
+        return self._tasks.cancel(self)
+
+    def __reduce__(self) -> tuple[type[str], tuple[str]]:
+        return str, (str(self),)

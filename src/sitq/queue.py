@@ -1,0 +1,349 @@
+"""`TaskQueue`: the face of sitq. Turns calls into stored tasks, and stored tasks into results."""
+
+import asyncio
+import os
+from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any, Final, Self, Unpack, overload
+
+from sitq.backends import open_backend
+from sitq.backends.base import Backend
+from sitq.errors import QueueClosedError, TaskNotFoundError, TaskTimeoutError, ValidationError
+from sitq.events import Emit, TaskEnqueued, log_event
+from sitq.handle import Result, TaskHandle
+from sitq.ids import new_id
+from sitq.model import (
+    DEFAULT_MAX_CRASHES,
+    DEFAULT_QUEUE,
+    DEFAULT_RESULT_TTL,
+    NewTask,
+    Stats,
+    Status,
+    TaskId,
+    TaskQuery,
+    TaskRecord,
+    TaskTopic,
+)
+from sitq.options import UNSET, Duration, GivenOptions, TaskOptions, seconds
+from sitq.serialization import decode_error, decode_value, encode_call
+from sitq.task import Call, Task, check_arguments, check_callable, has_parameter
+
+DEFAULT_PATH: Final = "sitq.db"
+DEFAULT_MAX_PAYLOAD: Final = 1024 * 1024
+_POLL_INTERVAL: Final = 1.0
+_NO_OPTIONS: Final = TaskOptions()
+
+
+class TaskQueue:
+    """Tasks in one storage: enqueue them here, run them with a `Worker`, here or in another process.
+
+    Use it as `async with TaskQueue("app.db") as queue`, or call `open` and `close`. It opens itself at the first use.
+
+    Args:
+        backend: Path of a SQLite file (created if missing), a URL, or a `Backend`. `sitq.db` by default.
+        max_payload: Largest encoded call or result, in bytes.
+
+    Raises:
+        ValidationError: The URL or `max_payload` is not usable.
+    """
+
+    def __init__(
+        self,
+        backend: str | os.PathLike[str] | Backend = DEFAULT_PATH,
+        *,
+        max_payload: int = DEFAULT_MAX_PAYLOAD,
+    ) -> None:
+        if not isinstance(max_payload, int) or isinstance(max_payload, bool) or max_payload < 1:
+            raise ValidationError(
+                f"max_payload is {max_payload!r}: give a size in bytes, an int of 1 or more"
+            )
+        self.backend: Final = open_backend(backend) if isinstance(backend, str | os.PathLike) else backend
+        self.max_payload: Final = max_payload
+        self._emit: Emit = log_event
+        self._open = False
+        self._closed = False
+
+    # -- Opening and closing -----------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Connect, and create or migrate the schema. Idempotent; also opens a closed queue again.
+
+        Raises:
+            BackendConnectionError: The storage cannot be opened; the message says why and what to do.
+        """
+        await self.backend.open()
+        self._open, self._closed = True, False
+
+    async def close(self) -> None:
+        """Finish what was handed over and release the storage. Idempotent."""
+        self._open, self._closed = False, True
+        await self.backend.close()
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def _ready(self) -> Backend:
+        if not self._open:
+            if self._closed:
+                raise QueueClosedError(
+                    "this queue is closed: use it inside its `async with`, or open it again with open()"
+                )
+            await self.open()
+        return self.backend
+
+    # -- Putting tasks in --------------------------------------------------------------------------
+
+    @overload
+    async def enqueue[**P, R](
+        self, func: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> TaskHandle[R]: ...
+    @overload
+    async def enqueue[**P, R](
+        self, func: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs
+    ) -> TaskHandle[R]: ...
+    @overload
+    async def enqueue[R](
+        self, func: Callable[..., Coroutine[Any, Any, R]], /, *args: Any, eta: datetime | None, **kwargs: Any
+    ) -> TaskHandle[R]: ...
+    @overload
+    async def enqueue[R](
+        self, func: Callable[..., R], /, *args: Any, eta: datetime | None, **kwargs: Any
+    ) -> TaskHandle[R]: ...
+    async def enqueue(
+        self, func: Callable[..., Any], /, *args: Any, eta: datetime | None = None, **kwargs: Any
+    ) -> TaskHandle[Any]:
+        """Store a call. When this returns the task is durable.
+
+        Args:
+            func: Any callable: `def`, `async def`, lambda, class, bound method, `@task`.
+            args, kwargs: Its arguments.
+            eta: Earliest start, an aware datetime. With it type checkers do not check the arguments; `options(eta=...)`
+                keeps them checked and offers everything else.
+
+        Raises:
+            ValidationError: Not a callable, arguments that do not fit it, a naive `eta`.
+            TaskSerializationError: An argument cannot be pickled; the message names it.
+            PayloadTooLargeError: The encoded call is larger than `max_payload`.
+            QueueClosedError: The queue is closed.
+            BackendError: The storage failed; unless its class says otherwise the outcome is unknown.
+        """
+        check_callable(func)
+        if has_parameter(func, "eta"):
+            raise ValidationError(
+                "this function has a parameter of its own named `eta`, which enqueue() would take as the time to start: "
+                "use queue.options(...).enqueue(func, ...), where every argument belongs to the function"
+            )
+        options = _NO_OPTIONS if eta is None else TaskOptions(eta=eta)
+        [handle] = await self._enqueue([Call(func, args, kwargs)], options)
+        return handle
+
+    async def enqueue_many[R](self, calls: Iterable[Call[R]], /) -> list[TaskHandle[R]]:
+        """Store a batch of `call(func, ...)`, all or none, in order. Errors as for `enqueue`."""
+        return await self._enqueue(calls, _NO_OPTIONS)
+
+    def options(self, **given: Unpack[GivenOptions]) -> "Enqueuer":
+        """A view of this queue that enqueues with these options; see `TaskOptions` for what there is.
+
+        Raises:
+            ValidationError: An option is unknown, out of range, or contradicts another; names the option and the fix.
+        """
+        return Enqueuer(self, TaskOptions(**given))
+
+    async def _enqueue[R](self, calls: Iterable[Call[R]], options: TaskOptions) -> list[TaskHandle[R]]:
+        now = datetime.now(UTC)
+        tasks = [self._new_task(call, options, now) for call in calls]
+        if options.id is not None and len(tasks) > 1:
+            raise ValidationError(f"id is {options.id!r} for {len(tasks)} tasks: give an id to one task only")
+        backend = await self._ready()
+        if not tasks:
+            return []
+        for task, stored in zip(tasks, await backend.enqueue(tasks), strict=True):
+            if stored.created:
+                self._emit(TaskEnqueued(task.id, task.name, task.queue))
+        return [TaskHandle(task.id, self) for task in tasks]
+
+    def _new_task(self, call: Call[Any], given: TaskOptions, now: datetime) -> NewTask:
+        if not isinstance(call, Call):
+            raise ValidationError(
+                f"enqueue_many got a {type(call).__qualname__}: give calls, as in enqueue_many([call(func, 1), call(func, 2)])"
+            )
+        check_callable(call.func)
+        check_arguments(call)
+        options = given.over(call.func.options) if isinstance(call.func, Task) else given
+        return NewTask(
+            id=new_id() if options.id is None else options.id,
+            name=call.name,
+            payload=encode_call(call, options.context, max_payload=self.max_payload),
+            queue=DEFAULT_QUEUE if options.queue is None else options.queue,
+            priority=0 if options.priority is None else options.priority,
+            due_at=options.due_at(now),
+            max_crashes=DEFAULT_MAX_CRASHES if options.max_crashes is None else options.max_crashes,
+            result_ttl=DEFAULT_RESULT_TTL if options.result_ttl is UNSET else options.result_ttl,
+            metadata=options.metadata,
+        )
+
+    # -- Looking at them ---------------------------------------------------------------------------
+
+    @overload
+    async def get_result[R](self, task_id: TaskHandle[R], timeout: Duration | None = None) -> Result[R]: ...
+    @overload
+    async def get_result(self, task_id: TaskId, timeout: Duration | None = None) -> Result[Any]: ...
+    async def get_result(self, task_id: TaskId, timeout: Duration | None = None) -> Result[Any]:
+        """The task as it stands; with a `timeout` (seconds or timedelta) it waits for the end first.
+
+        Raises:
+            TaskNotFoundError: Unknown id, or pruned.
+            TaskTimeoutError: It has not finished in time; it goes on.
+            TaskSerializationError: The value cannot be read here: its module is missing, or another Python wrote it.
+        """
+        if timeout is None:
+            return _result(await self._record(task_id, with_bytes=True))
+        wait = seconds(timeout, "timeout")
+        backend = await self._ready()
+        deadline = asyncio.get_running_loop().time() + wait
+        async with backend.listen([TaskTopic(task_id)]) as signal:
+            while True:
+                record = await self._record(task_id, with_bytes=True)
+                if record.status.finished:
+                    return _result(record)
+                left = deadline - asyncio.get_running_loop().time()
+                if left <= 0:
+                    raise TaskTimeoutError(
+                        f"task {task_id} is still {record.status} after {wait:g} s; it goes on, ask again later"
+                        + ("" if record.status.value == "running" else ". Does a worker take from its queue?")
+                    )
+                await signal.wait(min(left, _POLL_INTERVAL))
+                await self._ready()
+
+    async def get_status(self, task_id: TaskId) -> Status:
+        """Where the task is in its life. Raises `TaskNotFoundError` for an unknown id."""
+        return (await self._record(task_id)).status
+
+    async def get(self, task_id: TaskId) -> TaskRecord:
+        """Everything that is stored about a task, but its bytes. Raises `TaskNotFoundError` for an unknown id."""
+        return await self._record(task_id)
+
+    async def find(
+        self,
+        *,
+        status: Status | Collection[Status] | None = None,
+        queue: str | None = None,
+        name: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        before: int | None = None,
+        limit: int = 100,
+    ) -> list[TaskRecord]:
+        """List tasks, newest first. Everything given must match.
+
+        Args:
+            status: One state or several.
+            since, until: Enqueued from `since` on and before `until`; aware datetimes.
+            before: For the next page: the `seq` of the last record of this one.
+            limit: Page size, 1 to 10,000.
+
+        Raises:
+            ValidationError: An argument is out of range, or a datetime is naive.
+        """
+        for field, moment in (("since", since), ("until", until)):
+            if moment is not None and moment.utcoffset() is None:
+                raise ValidationError(
+                    f"{field} is a naive datetime: give an aware one, such as datetime.now(UTC)"
+                )
+        if not isinstance(limit, int) or not 1 <= limit <= 10_000:
+            raise ValidationError(f"limit is {limit!r}: give an int from 1 to 10,000, and page with before=")
+        backend = await self._ready()
+        statuses = _statuses(status)
+        return await backend.find(
+            TaskQuery(
+                statuses=statuses,
+                queue=queue,
+                name=name,
+                since=since,
+                until=until,
+                before=before,
+                limit=limit,
+            )
+        )
+
+    async def stats(self) -> Stats:
+        """How many tasks of each state are in each queue."""
+        return await (await self._ready()).stats()
+
+    async def cancel(self, task_id: TaskId) -> Status:
+        """Cancel a task: one that has not started never will; a running one is asked to stop; a finished one stays.
+
+        Returns the status after the call. Raises `TaskNotFoundError` for an unknown id.
+        """
+        statuses = await (await self._ready()).cancel([task_id])
+        if task_id not in statuses:
+            raise TaskNotFoundError(task_id)
+        return statuses[task_id]
+
+    async def _record(self, task_id: TaskId, *, with_bytes: bool = False) -> TaskRecord:
+        backend = await self._ready()
+        found = await backend.find(TaskQuery(ids=[task_id], limit=1, with_bytes=with_bytes))
+        if not found:
+            raise TaskNotFoundError(task_id)
+        return found[0]
+
+
+class Enqueuer:
+    """A view of a queue that enqueues with fixed options. Made by `TaskQueue.options`."""
+
+    def __init__(self, queue: TaskQueue, options: TaskOptions) -> None:
+        self._queue = queue
+        self._options = options
+
+    @overload
+    async def enqueue[**P, R](
+        self, func: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> TaskHandle[R]: ...
+    @overload
+    async def enqueue[**P, R](
+        self, func: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs
+    ) -> TaskHandle[R]: ...
+    async def enqueue(self, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> TaskHandle[Any]:
+        """As `TaskQueue.enqueue`, except that every keyword belongs to the function."""
+        check_callable(func)
+        [handle] = await self._queue._enqueue([Call(func, args, kwargs)], self._options)
+        return handle
+
+    async def enqueue_many[R](self, calls: Iterable[Call[R]], /) -> list[TaskHandle[R]]:
+        """As `TaskQueue.enqueue_many`."""
+        return await self._queue._enqueue(calls, self._options)
+
+
+def _statuses(status: Status | Collection[Status] | None) -> Sequence[Status] | None:
+    if status is None:
+        return None
+    given = [status] if isinstance(status, str) else list(status)
+    try:
+        return [Status(one) for one in given]
+    except ValueError as error:
+        raise ValidationError(f"{error}: choose from {', '.join(Status)}") from None
+
+
+def _result(record: TaskRecord) -> Result[Any]:
+    error = None if record.error is None else decode_error(record.error)
+    return Result(
+        id=record.id,
+        status=record.status,
+        value=decode_value(record.result)
+        if record.status is Status.SUCCESS and record.result is not None
+        else None,
+        error=error.message if error else None,
+        error_type=error.type if error else None,
+        traceback=error.traceback if error else None,
+        enqueued_at=record.enqueued_at,
+        started_at=record.started_at,
+        finished_at=record.finished_at,
+        attempts=record.attempt,
+    )

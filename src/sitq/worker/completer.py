@@ -1,0 +1,88 @@
+"""Outcomes on their way to the storage, in batches.
+
+One batch is on its way at a time; what is reported meanwhile forms the next one. So a busy worker writes large batches and
+an idle one writes at once, without a timer.
+"""
+
+import asyncio
+from contextvars import Context
+from typing import Final
+
+from sitq.backends.base import Backend
+from sitq.errors import BackendError
+from sitq.events import Emit, OutcomeRefused, StorageFailed
+from sitq.model import Failed, Outcome
+from sitq.serialization import encode_error
+
+MAX_BATCH: Final = 500
+HIGH_WATER: Final = 2_000
+_FIRST_PAUSE: Final = 0.1
+_LONGEST_PAUSE: Final = 5.0
+
+
+class Completer:
+    """Writes outcomes. Never gives one up while the storage is away: it tries again until it is told to stop."""
+
+    def __init__(self, worker: str, backend: Backend, emit: Emit) -> None:
+        self._worker = worker
+        self._backend = backend
+        self._emit = emit
+        self._waiting: list[Outcome] = []
+        self._writing: asyncio.Task[None] | None = None
+
+    def put(self, outcome: Outcome) -> None:
+        """Take over an outcome. Returns at once."""
+        self._waiting.append(outcome)
+        if self._writing is None:
+            # A context of its own: this is called from inside a task's run, whose context must not spread.
+            self._writing = asyncio.get_running_loop().create_task(
+                self._write_all(), name="sitq-completer", context=Context()
+            )
+
+    def congested(self) -> bool:
+        """True when so much waits that no new work should be taken."""
+        return len(self._waiting) >= HIGH_WATER
+
+    async def flush(self, timeout: float) -> bool:
+        """Wait until everything is written, for `timeout` seconds at most. True if everything is."""
+        if self._writing is not None:
+            await asyncio.wait([self._writing], timeout=timeout)
+        return self._writing is None
+
+    async def close(self) -> None:
+        """Stop trying. What is not written is found again when its lease runs out."""
+        if self._writing is not None:
+            self._writing.cancel()
+            await asyncio.wait([self._writing])
+
+    async def _write_all(self) -> None:
+        pause = _FIRST_PAUSE
+        try:
+            while self._waiting:
+                batch = self._waiting[:MAX_BATCH]
+                try:
+                    await self._write(batch)
+                except BackendError as error:
+                    self._emit(StorageFailed(self._worker, "store outcomes", str(error), pause))
+                    await asyncio.sleep(pause)
+                    pause = min(pause * 2, _LONGEST_PAUSE)
+                else:
+                    del self._waiting[: len(batch)]
+                    pause = _FIRST_PAUSE
+        finally:
+            self._writing = None
+
+    async def _write(self, batch: list[Outcome]) -> None:
+        try:
+            completed = await self._backend.complete(batch)
+        except BackendError:
+            raise
+        except Exception as error:
+            # Not the storage but one of the outcomes: find it, and record that it could not be stored.
+            if len(batch) > 1:
+                for outcome in batch:
+                    await self._write([outcome])
+                return
+            completed = await self._backend.complete([Failed(batch[0].held, encode_error(error))])
+        for held in completed.stale:
+            self._emit(OutcomeRefused(held.id, held.fence, self._worker))

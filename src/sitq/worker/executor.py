@@ -1,0 +1,263 @@
+"""One reserved task becomes one outcome: decode, run, judge.
+
+A straight pipeline over one value, `Run`. Nothing that a task does may hurt the worker or another task: whatever it raises
+is caught here and becomes a `Failed`, and each run has a fresh context of its own.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Final
+
+from sitq.context import CurrentTask, bind, running_here
+from sitq.errors import SitqError
+from sitq.events import (
+    BackgroundTasksLeft,
+    Emit,
+    TaskCancelled,
+    TaskFailed,
+    TaskLost,
+    TaskReleased,
+    TaskStarted,
+    TaskStuck,
+    TaskSucceeded,
+)
+from sitq.model import Cancelled, Failed, Held, Outcome, Released, ReservedTask, Succeeded, TaskId
+from sitq.serialization import ErrorInfo, decode_call, decode_error, encode_error, encode_value
+from sitq.task import Call
+from sitq.worker.slots import Slots
+
+_SWEEP_AFTER: Final = 0.05
+
+
+class Stop(Enum):
+    """Why a run is being stopped."""
+
+    CANCEL = "somebody asked for it"
+    RELEASE = "the worker stops"
+    LOST = "the lease is lost"
+
+
+@dataclass(slots=True, eq=False)
+class Run:
+    """One attempt at one task. Owned by the executor; written on the loop's thread only."""
+
+    reserved: ReservedTask
+    current: CurrentTask
+    call: Call[Any]
+    started: float = field(default_factory=time.monotonic)
+    task: asyncio.Task[None] | None = None
+    stop: Stop | None = None
+    reported: bool = False
+
+    @property
+    def duration(self) -> float:
+        return time.monotonic() - self.started
+
+
+class Executor:
+    """Runs reserved tasks and reports an outcome for each.
+
+    Args:
+        worker: Name of the worker, for events.
+        run_call: Runs a decoded call; chooses the runner.
+        report: Where outcomes go. Called once for each reserved task, unless its lease was lost.
+        slots: Where the slot of a run is given back when it has ended.
+    """
+
+    def __init__(
+        self,
+        worker: str,
+        *,
+        run_call: Callable[[Call[Any]], Any],
+        report: Callable[[Outcome], None],
+        slots: Slots,
+        max_payload: int,
+        emit: Emit,
+    ) -> None:
+        self._worker = worker
+        self._run_call = run_call
+        self._report = report
+        self._slots = slots
+        self._max_payload = max_payload
+        self._emit = emit
+        self._runs: dict[Held, Run] = {}
+        self._drained = asyncio.Event()
+        self._drained.set()
+        # By the identity of their `CurrentTask`, which every asyncio task that they create inherits in its context.
+        self._ended: dict[int, Run] = {}
+        self._sweep: asyncio.TimerHandle | None = None
+
+    # -- What the other services see ---------------------------------------------------------------
+
+    @property
+    def running(self) -> int:
+        """How many slots are taken, by tasks that were given up but do not stop too."""
+        return len(self._runs)
+
+    def held(self) -> list[Held]:
+        """The reservations to renew. Callable from any thread."""
+        return [held for held, run in list(self._runs.items()) if not run.reported]
+
+    def start(self, reserved: ReservedTask) -> asyncio.Task[None] | None:
+        """Begin an attempt; the caller has taken a slot for it. None if the task is judged without being run."""
+        outcome = refuse(reserved)
+        if outcome is None:
+            try:
+                call, context = decode_call(reserved.payload)
+            except SitqError as error:
+                outcome = Failed(reserved.held, encode_error(error))
+        if outcome is not None:
+            self._report(outcome)
+            self._announce_end(reserved, outcome, 0.0)
+            self._slots.give_back()
+            return None
+        run = Run(reserved, current := _current(reserved, context), call)
+        self._runs[reserved.held] = run
+        self._drained.clear()
+        run.task = asyncio.get_running_loop().create_task(
+            self._execute(run), context=bind(current), name=reserved.id
+        )
+        return run.task
+
+    def stop(self, held: Iterable[Held], why: Stop) -> None:
+        """Stop these runs: coroutines are cancelled, threads can only be waited for. The first reason given counts."""
+        for one in held:
+            run = self._runs.get(one)
+            if run is None or run.task is None or run.stop is not None:
+                continue
+            run.stop = why
+            if why is Stop.LOST:
+                run.reported = True
+                self._emit(TaskLost(*self._about(run.reserved), run.duration))
+            run.task.cancel()
+
+    async def drain(self, timeout: float) -> bool:
+        """Wait until nothing runs, for `timeout` seconds at most. True if nothing does."""
+        try:
+            async with asyncio.timeout(timeout):
+                await self._drained.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def release_all(self) -> None:
+        """Cancel everything that runs; each reports a release."""
+        self.stop(list(self._runs), Stop.RELEASE)
+
+    def give_up(self) -> None:
+        """Report a release for what did not stop when it was cancelled. Its own outcome no longer counts."""
+        for run in list(self._runs.values()):
+            if not run.reported:
+                run.reported = True
+                self._report(Released(run.reserved.held))
+                self._emit(TaskStuck(*self._about(run.reserved), run.duration))
+                if run.task is not None:
+                    run.task.cancel()  # the second one: what waits for a thread lets go of it
+
+    # -- The pipeline ------------------------------------------------------------------------------
+
+    async def _execute(self, run: Run) -> None:
+        # No await outside the `try`: whatever is thrown into this coroutine is judged.
+        reserved = run.reserved
+        self._emit(TaskStarted(*self._about(reserved)))
+        try:
+            value = await self._run_call(run.call)
+        except BaseException as error:
+            outcome = judge_error(run, error)
+        else:
+            outcome = judge_value(run, value, self._max_payload)
+        if not run.reported:
+            run.reported = True
+            self._report(outcome)
+            self._announce_end(reserved, outcome, run.duration)
+        del self._runs[reserved.held]
+        if not self._runs:
+            self._drained.set()
+        self._slots.give_back()
+        self._look_for_leftovers(run)
+
+    def _about(self, reserved: ReservedTask) -> tuple[TaskId, str, str, int, str]:
+        return reserved.id, reserved.name, reserved.queue, reserved.attempt, self._worker
+
+    def _announce_end(self, reserved: ReservedTask, outcome: Outcome, duration: float) -> None:
+        about = self._about(reserved)
+        match outcome:
+            case Succeeded():
+                self._emit(TaskSucceeded(*about, duration))
+            case Failed(_, error):
+                info = decode_error(error)
+                self._emit(TaskFailed(*about, duration, info.type, info.message))
+            case Cancelled():
+                self._emit(TaskCancelled(*about, duration))
+            case _:
+                self._emit(TaskReleased(*about, duration))
+
+    # -- What a task leaves behind -----------------------------------------------------------------
+
+    def _look_for_leftovers(self, run: Run) -> None:
+        # Looking through all asyncio tasks costs more than a small task does, so one look serves many of them.
+        self._ended[id(run.current)] = run
+        if self._sweep is None:
+            self._sweep = asyncio.get_running_loop().call_later(_SWEEP_AFTER, self.cancel_leftovers)
+
+    def cancel_leftovers(self) -> None:
+        """Cancel asyncio tasks that ended runs have left running, and say so."""
+        if self._sweep is not None:
+            self._sweep.cancel()
+            self._sweep = None
+        ended, self._ended = self._ended, {}
+        left: dict[int, int] = {}
+        for task in asyncio.all_tasks():
+            key = id(running_here(task.get_context()))
+            if key in ended and ended[key].task is not task:
+                left[key] = left.get(key, 0) + 1
+                task.cancel()
+        for key, count in left.items():
+            reserved = ended[key].reserved
+            self._emit(BackgroundTasksLeft(reserved.id, reserved.name, self._worker, count))
+
+
+# -- Decisions, as plain functions ------------------------------------------------------------------
+
+
+def refuse(reserved: ReservedTask) -> Outcome | None:
+    """The outcome of a task that must not run (again), or None."""
+    if reserved.cancel_requested:
+        return Cancelled(reserved.held)
+    if reserved.crashes >= reserved.max_crashes:
+        message = (
+            f"its worker died or lost its lease {reserved.crashes} times while running it (max_crashes is "
+            f"{reserved.max_crashes}); it was not started again"
+        )
+        return Failed(reserved.held, encode_error(ErrorInfo("worker_lost", message)))
+    return None
+
+
+def judge_value(run: Run, value: Any, max_payload: int) -> Outcome:
+    """A run that returned has succeeded, unless its value cannot be stored."""
+    try:
+        return Succeeded(run.reserved.held, encode_value(value, max_payload=max_payload))
+    except SitqError as error:
+        return Failed(run.reserved.held, encode_error(error))
+
+
+def judge_error(run: Run, error: BaseException) -> Outcome:
+    """A run that raised has failed, unless it was us who cancelled it."""
+    if isinstance(error, asyncio.CancelledError) and run.stop is not None:
+        return Cancelled(run.reserved.held) if run.stop is Stop.CANCEL else Released(run.reserved.held)
+    return Failed(run.reserved.held, encode_error(error))
+
+
+def _current(reserved: ReservedTask, context: Mapping[str, Any]) -> CurrentTask:
+    return CurrentTask(
+        id=reserved.id,
+        name=reserved.name,
+        queue=reserved.queue,
+        attempt=reserved.attempt,
+        crashes=reserved.crashes,
+        metadata=reserved.metadata or {},
+        context=context,
+    )

@@ -1,0 +1,120 @@
+"""Takes work from the storage: as much as can start, when it is there.
+
+Waits for a ring, for the next due time that the storage told, or for the poll interval, whichever comes first.
+"""
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Final
+
+from sitq.backends.base import Backend, Signal
+from sitq.clock import Clock
+from sitq.config import WorkerConfig
+from sitq.errors import BackendError
+from sitq.events import Emit, StorageFailed
+from sitq.model import QueueTopic, ReservedTask
+from sitq.worker.slots import Slots
+
+_LARGEST_RESERVE: Final = 500
+_PAUSE_AFTER_ERROR: Final = 1.0
+
+
+class Fetcher:
+    """Reserves tasks and hands them over.
+
+    Args:
+        slots: Taken before reserving, so that nothing is reserved that cannot start.
+        congested: True while outcomes pile up and no new work should be taken.
+        start: Takes a reserved task, and its slot with it.
+        idle: Called when nothing is due and nothing runs; None if nobody wants to know.
+        exhausted: Called when `max_tasks` have been handed over.
+    """
+
+    def __init__(
+        self,
+        config: WorkerConfig,
+        backend: Backend,
+        *,
+        slots: Slots,
+        congested: Callable[[], bool],
+        start: Callable[[ReservedTask], object],
+        idle: Callable[[], None] | None,
+        exhausted: Callable[[], None],
+        clock: Clock,
+        emit: Emit,
+    ) -> None:
+        self._config = config
+        self._backend = backend
+        self._slots = slots
+        self._congested = congested
+        self._start = start
+        self._idle = idle
+        self._exhausted = exhausted
+        self._clock = clock
+        self._emit = emit
+        self._lease = timedelta(seconds=config.lease)
+        self._left = config.max_tasks
+        self._signal: Signal | None = None
+        self._full = False
+        self._stopping = False
+
+    def stop(self) -> None:
+        """Take nothing more. `run` returns soon; what it reserved by then is handed over."""
+        self._stopping = True
+        self._wake()
+
+    def slot_freed(self) -> None:
+        """Look again, if it was a slot that was missing, or if this may have been the last task."""
+        if self._full or (self._idle is not None and self._slots.unused):
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._signal is not None:
+            self._signal.ring()
+
+    async def run(self) -> None:
+        """Fetch until `stop`. Must not be cancelled: a reservation whose answer nobody hears is held for a lease."""
+        topics = [QueueTopic(queue) for queue in self._config.queues or (None,)]
+        async with self._backend.listen(topics) as signal:
+            self._signal = signal
+            while not self._stopping:
+                await signal.wait(await self._fetch())
+
+    async def _fetch(self) -> float:
+        """Reserve what can start and start it. Returns the seconds to wait before the next look, at most."""
+        limit = self._limit()
+        self._full = limit == 0
+        if self._full:
+            return self._config.poll_interval
+        self._slots.take(limit)
+        tasks: list[ReservedTask] = []
+        try:
+            tasks, next_due_at = await self._backend.reserve(
+                self._config.id, self._config.queues, limit, self._lease
+            )
+        except BackendError as error:
+            self._emit(StorageFailed(self._config.id, "take tasks", str(error), _PAUSE_AFTER_ERROR))
+            return _PAUSE_AFTER_ERROR
+        finally:
+            self._slots.give_back(limit - len(tasks))
+        for task in tasks:
+            self._start(task)
+        if self._left is not None:
+            self._left -= len(tasks)
+            if self._left == 0:
+                self._exhausted()
+        if not tasks and self._idle is not None and self._slots.unused:
+            self._idle()
+        return 0.0 if len(tasks) == limit else self._pause(next_due_at)
+
+    def _limit(self) -> int:
+        if self._congested():
+            return 0
+        limit = min(self._slots.free, _LARGEST_RESERVE)
+        return limit if self._left is None else min(limit, self._left)
+
+    def _pause(self, next_due_at: datetime | None) -> float:
+        if next_due_at is None:
+            return self._config.poll_interval
+        until_due = (next_due_at - self._clock.now()).total_seconds()
+        return min(max(until_due, 0.0), self._config.poll_interval)

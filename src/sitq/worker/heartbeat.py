@@ -1,0 +1,153 @@
+"""Signs of life, from a thread of their own.
+
+Tasks are user code and may block the event loop; a lease that depended on that loop would be lost with it. So this thread
+has a loop of its own, renews the leases, and when the worker's loop does not answer names the task and the line that blocks.
+"""
+
+import asyncio
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterable
+from datetime import timedelta
+from types import FrameType
+from typing import Final
+
+from sitq.backends.base import Backend
+from sitq.clock import Clock
+from sitq.config import WorkerConfig
+from sitq.errors import BackendError
+from sitq.events import Emit, LoopBlocked, StorageFailed
+from sitq.model import Held
+
+BLOCKED_AFTER: Final = 1.0
+_RENEWALS_PER_LEASE: Final = 3
+
+
+class Heartbeat:
+    """Renews what the worker holds.
+
+    Args:
+        held: The reservations to renew; called on the heartbeat's thread.
+        lost: Called on the worker's loop with the reservations that are gone.
+        cancelled: Called on the worker's loop with those that somebody asked to cancel.
+    """
+
+    def __init__(
+        self,
+        config: WorkerConfig,
+        backend: Backend,
+        *,
+        held: Callable[[], list[Held]],
+        lost: Callable[[Iterable[Held]], None],
+        cancelled: Callable[[Iterable[Held]], None],
+        clock: Clock,
+        emit: Emit,
+    ) -> None:
+        self._config = config
+        self._backend = backend
+        self._held = held
+        self._lost = lost
+        self._cancelled = cancelled
+        self._clock = clock
+        self._emit = emit
+        self._worker_loop = asyncio.get_running_loop()
+        self._worker_thread = threading.get_ident()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stopping: asyncio.Event | None = None
+        self._started = asyncio.Event()
+        self._ended = asyncio.Event()
+        self._thread = threading.Thread(target=self._serve, name="sitq-heartbeat", daemon=True)
+        # Both are written by the heartbeat's thread only.
+        self._renewed: dict[Held, float] = {}
+        self._answered = self._reported = True
+        self._asked = 0.0
+
+    async def start(self) -> None:
+        """Start the thread and wait until it serves."""
+        self._thread.start()
+        await self._started.wait()
+
+    async def stop(self) -> None:
+        """End the thread and wait for it. Call it once, after `start`."""
+        assert self._loop is not None and self._stopping is not None
+        self._loop.call_soon_threadsafe(self._stopping.set)
+        await self._ended.wait()
+
+    # -- On the heartbeat's thread -----------------------------------------------------------------
+
+    def _serve(self) -> None:
+        try:
+            asyncio.run(self._main())
+        finally:
+            try:
+                self._worker_loop.call_soon_threadsafe(self._ended.set)
+            except RuntimeError:  # the worker's loop is closed
+                pass
+
+    async def _main(self) -> None:
+        self._stopping = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._worker_loop.call_soon_threadsafe(self._started.set)
+        interval = self._config.lease / _RENEWALS_PER_LEASE
+        due = self._clock.monotonic() + interval
+        while True:
+            pause = min(interval, BLOCKED_AFTER, max(due - self._clock.monotonic(), 0.0))
+            try:
+                await asyncio.wait_for(self._stopping.wait(), pause)
+            except TimeoutError:
+                pass
+            else:
+                return
+            self._watch_loop()
+            if self._clock.monotonic() >= due:
+                due = self._clock.monotonic() + interval
+                await self.renew_once()
+
+    async def renew_once(self) -> None:
+        """Renew everything held, and pass on what the storage says. Gives up what could not be renewed for a lease."""
+        held = self._held()
+        now = self._clock.monotonic()
+        self._renewed = {one: self._renewed.get(one, now) for one in held}
+        if not held:
+            return
+        try:
+            answer = await self._backend.heartbeat(
+                self._config.id, held, timedelta(seconds=self._config.lease)
+            )
+        except BackendError as error:
+            self._emit(StorageFailed(self._config.id, "renew leases", str(error), self._config.lease / 3))
+            # By our own clock somebody else may have these by now.
+            expired = [one for one in held if now - self._renewed[one] >= self._config.lease]
+            self._tell(self._lost, expired)
+            return
+        self._renewed.update(dict.fromkeys(held, now))
+        self._tell(self._lost, answer.lost)
+        self._tell(self._cancelled, answer.cancelled)
+
+    def _tell(self, callback: Callable[[Iterable[Held]], None], held: Iterable[Held]) -> None:
+        if held:
+            self._worker_loop.call_soon_threadsafe(callback, held)
+
+    def _watch_loop(self) -> None:
+        """Ask the worker's loop for an answer, and report it once when it has not come for `BLOCKED_AFTER`."""
+        now = self._clock.monotonic()
+        if self._answered:
+            self._answered, self._reported, self._asked = False, False, now
+            self._worker_loop.call_soon_threadsafe(self._answer)
+        elif not self._reported and now - self._asked >= BLOCKED_AFTER:
+            self._reported = True
+            frame = sys._current_frames().get(self._worker_thread)
+            task = asyncio.current_task(self._worker_loop)
+            self._emit(
+                LoopBlocked(
+                    self._config.id, now - self._asked, task.get_name() if task else None, _stack(frame)
+                )
+            )
+
+    def _answer(self) -> None:
+        self._answered = True
+
+
+def _stack(frame: FrameType | None) -> str:
+    return "".join(traceback.format_stack(frame, limit=20)) if frame is not None else "(the thread is gone)"

@@ -1,0 +1,130 @@
+"""Where a call runs: coroutines on the loop, plain functions on threads.
+
+A runner gets a call and returns what it returned or raises what it raised. It knows nothing of tasks, leases and outcomes.
+To add one (processes, greenlets, sub-interpreters), write one class and choose it in `runner_for`.
+"""
+
+import asyncio
+import contextvars
+import inspect
+import itertools
+import queue
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final, Protocol
+
+from sitq.task import Call, Task
+
+
+class Runner(Protocol):
+    """Runs calls of one kind."""
+
+    async def run(self, call: Call[Any]) -> Any:
+        """Run the call in the current context and return its value. Raises what it raises, `SystemExit` included."""
+        ...
+
+    def close(self) -> None:
+        """Let go of idle resources. Does not wait for what still runs."""
+        ...
+
+
+class AsyncRunner:
+    """Coroutine functions, on the worker's event loop."""
+
+    async def run(self, call: Call[Any]) -> Any:
+        return await call.func(*call.args, **call.kwargs)
+
+    def close(self) -> None:
+        pass
+
+
+class ThreadRunner:
+    """Plain functions, each on a thread of a small pool.
+
+    The threads are daemons: a function that never ends must not keep the interpreter from ending. It cannot be stopped
+    either, so its slot stays taken until it returns.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._busy = 0
+
+    async def run(self, call: Call[Any]) -> Any:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[tuple[Any, BaseException | None]] = loop.create_future()
+        self._jobs.put(partial(_run_in_thread, contextvars.copy_context(), call, loop, future))
+        self._busy += 1
+        if self._busy > len(self._threads) and len(self._threads) < self._size:
+            self._add_thread()
+        try:
+            value, error = await _outlast_one_cancel(future)
+        finally:
+            self._busy -= 1
+        if error is not None:
+            raise error
+        # A plain function may return an awaitable: a lambda around a coroutine function, say.
+        return await value if inspect.isawaitable(value) else value
+
+    def _add_thread(self) -> None:
+        number = next(_numbers)
+        thread = threading.Thread(target=_serve, args=(self._jobs,), name=f"sitq-task-{number}", daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def close(self) -> None:
+        for _ in self._threads:
+            self._jobs.put(None)
+        self._threads.clear()
+
+
+_numbers: Final = itertools.count(1)
+
+
+async def _outlast_one_cancel[T](future: asyncio.Future[T]) -> T:
+    """Wait for a thread. It cannot be stopped, and its slot is free only when it is: so the first cancellation goes on
+    waiting. A second one means that the worker itself ends and leaves the thread behind.
+    """
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        return await future
+
+
+def _serve(jobs: "queue.SimpleQueue[Callable[[], None] | None]") -> None:
+    while (job := jobs.get()) is not None:
+        job()
+        del job  # or an idle thread keeps the last call's arguments alive
+
+
+def _run_in_thread(
+    context: contextvars.Context,
+    call: Call[Any],
+    loop: asyncio.AbstractEventLoop,
+    future: asyncio.Future[tuple[Any, BaseException | None]],
+) -> None:
+    value: Any = None
+    error: BaseException | None = None
+    try:
+        value = context.run(call.func, *call.args, **call.kwargs)
+    except BaseException as raised:
+        # As a value: StopIteration cannot be set on a future, and SystemExit would end the loop.
+        error = raised
+    try:
+        loop.call_soon_threadsafe(_settle, future, (value, error))
+    except RuntimeError:  # the worker is gone; its lease runs out and another one takes the task
+        pass
+
+
+def _settle[T](future: asyncio.Future[T], value: T) -> None:
+    if not future.done():
+        future.set_result(value)
+
+
+def is_coroutine_function(func: Callable[..., Any]) -> bool:
+    """Whether calling it gives a coroutine, for functions, `@task`s, partials, methods and objects with `__call__`."""
+    if isinstance(func, Task):
+        func = func.func
+    return inspect.iscoroutinefunction(func) or inspect.iscoroutinefunction(getattr(func, "__call__", None))  # noqa: B004

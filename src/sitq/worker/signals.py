@@ -1,0 +1,45 @@
+"""Operating-system signals that ask a worker to stop, on every platform."""
+
+import asyncio
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+# SIGBREAK is what Windows sends for Ctrl-Break, and to a process group that is asked to end.
+STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name)]
+
+
+@contextmanager
+def stop_signals(handle: Callable[[int], None]) -> Iterator[None]:
+    """Call `handle` on the running loop for each stop signal, and put the former handlers back at the end.
+
+    Outside the main thread signals cannot be handled, and nothing is installed.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    loop = asyncio.get_running_loop()
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        loop.call_soon_threadsafe(handle, number)
+
+    former: dict[int, Any] = {}
+    for number in STOP_SIGNALS:
+        former[number] = signal.getsignal(number)
+        try:
+            loop.add_signal_handler(number, handle, number)
+        except NotImplementedError:  # Windows: the interpreter's own handler has to hand over to the loop
+            signal.signal(number, on_signal)
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            try:
+                loop.remove_signal_handler(number)
+            except NotImplementedError:
+                pass
+            if handler is not None:  # None: it was installed by something other than Python
+                signal.signal(number, handler)
