@@ -39,7 +39,7 @@ def put_diagram_renderer() -> None:
 
 def build() -> list[str]:
     program = Path(sys.executable).parent / "zensical"
-    command = [program, "build", "--strict", "--clean"]
+    command = [str(program), "build", "--strict", "--clean"]
     run = subprocess.run(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
     )
