@@ -26,7 +26,7 @@ class CurrentTask:
     attempt: int
     crashes: int = 0
     metadata: Mapping[str, Any] = field(default_factory=dict)
-    context: Mapping[str, Any] = field(default_factory=dict)
+    context: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
 _current: ContextVar[CurrentTask] = ContextVar("sitq.current_task")
