@@ -70,7 +70,7 @@ class _SyncTasks(Protocol):
 
 
 class TaskHandle[R](str):
-    """The id of a task that also knows its queue. It is a `str`: log it, store it, send it. It pickles as its plain id."""
+    """The id of a task that also knows its queue: a `str` to log, store and send. It pickles as its plain id."""
 
     __slots__ = ("_tasks",)
     _tasks: _Tasks

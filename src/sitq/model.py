@@ -1,7 +1,7 @@
 """The values that cross the layers: plain, frozen, and without services in them.
 
-A task lives through these states. `due_at` is the one clock of a task: the next moment it may be reserved. A schedule, a
-lease and a heartbeat are all writes to it, so nothing has to move tasks from one list to another.
+A task lives through these states. `due_at` is the one clock of a task: the next moment it may be reserved. A
+schedule, a lease and a heartbeat are all writes to it, so nothing has to move tasks from one list to another.
 
     waiting -> pending      its last parent finished
     pending -> running      reserved: attempt + 1, a new fence
@@ -75,7 +75,7 @@ class NewTask:
 
 
 class Enqueued(NamedTuple):
-    """The answer for one `NewTask`. `created` is False when a task with this id was already there; nothing changed then."""
+    """The answer for one `NewTask`. `created` is False if a task with this id was there already; nothing changed."""
 
     id: TaskId
     created: bool

@@ -101,14 +101,6 @@ class TaskQueue:
     # -- Putting tasks in --------------------------------------------------------------------------
 
     @overload
-    async def enqueue[**P, R](
-        self, func: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
-    ) -> TaskHandle[R]: ...
-    @overload
-    async def enqueue[**P, R](
-        self, func: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs
-    ) -> TaskHandle[R]: ...
-    @overload
     async def enqueue[R](
         self, func: Callable[..., Coroutine[Any, Any, R]], /, *args: Any, eta: datetime | None, **kwargs: Any
     ) -> TaskHandle[R]: ...
@@ -116,8 +108,16 @@ class TaskQueue:
     async def enqueue[R](
         self, func: Callable[..., R], /, *args: Any, eta: datetime | None, **kwargs: Any
     ) -> TaskHandle[R]: ...
+    @overload
+    async def enqueue[**P, R](
+        self, func: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> TaskHandle[R]: ...
+    @overload
+    async def enqueue[**P, R](
+        self, func: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs
+    ) -> TaskHandle[R]: ...
     async def enqueue(
-        self, func: Callable[..., Any], /, *args: Any, eta: datetime | None = None, **kwargs: Any
+        self, func: Callable[..., Any], /, *args: Any, eta: Any = None, **kwargs: Any
     ) -> TaskHandle[Any]:
         """Store a call. When this returns the task is durable.
 
@@ -137,12 +137,12 @@ class TaskQueue:
         check_callable(func)
         if has_parameter(func, "eta"):
             raise ValidationError(
-                "this function has a parameter of its own named `eta`, which enqueue() would take as the time to start: "
+                "this function has a parameter of its own named `eta`, which enqueue() would take as "
+                "the time to start: "
                 "use queue.options(...).enqueue(func, ...), where every argument belongs to the function"
             )
         options = _NO_OPTIONS if eta is None else TaskOptions(eta=eta)
-        [handle] = await self._enqueue([Call(func, args, kwargs)], options)
-        return handle
+        return (await self._enqueue([Call(func, args, kwargs)], options))[0]
 
     async def enqueue_many[R](self, calls: Iterable[Call[R]], /) -> list[TaskHandle[R]]:
         """Store a batch of `call(func, ...)`, all or none, in order. Errors as for `enqueue`."""
@@ -172,7 +172,8 @@ class TaskQueue:
     def _new_task(self, call: Call[Any], given: TaskOptions, now: datetime) -> NewTask:
         if not isinstance(call, Call):
             raise ValidationError(
-                f"enqueue_many got a {type(call).__qualname__}: give calls, as in enqueue_many([call(func, 1), call(func, 2)])"
+                f"enqueue_many got a {type(call).__qualname__}: give calls, as in "
+                f"enqueue_many([call(func, 1), call(func, 2)])"
             )
         check_callable(call.func)
         check_arguments(call)
@@ -313,8 +314,7 @@ class Enqueuer:
     async def enqueue(self, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> TaskHandle[Any]:
         """As `TaskQueue.enqueue`, except that every keyword belongs to the function."""
         check_callable(func)
-        [handle] = await self._queue._enqueue([Call(func, args, kwargs)], self._options)
-        return handle
+        return (await self._queue._enqueue([Call(func, args, kwargs)], self._options))[0]
 
     async def enqueue_many[R](self, calls: Iterable[Call[R]], /) -> list[TaskHandle[R]]:
         """As `TaskQueue.enqueue_many`."""

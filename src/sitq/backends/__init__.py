@@ -12,8 +12,8 @@ __all__ = ["Backend", "open_backend"]
 def open_backend(where: str | os.PathLike[str]) -> Backend:
     """The backend for a path or URL. It is not opened yet.
 
-    `app.db`, `sqlite:///relative.db`, `sqlite:////absolute.db` and `:memory:` are SQLite; `memory://` keeps tasks in this
-    process only.
+    `app.db`, `sqlite:///relative.db`, `sqlite:////absolute.db` and `:memory:` are SQLite; `memory://` keeps
+    tasks in this process only.
 
     Raises:
         ValidationError: for a scheme that this version does not know.
@@ -36,7 +36,8 @@ def open_backend(where: str | os.PathLike[str]) -> Backend:
             return MemoryBackend()
         case _:
             raise ValidationError(
-                f"{scheme}:// is not a storage that this version of sitq knows: use a file path, sqlite:///file.db or memory://"
+                f"{scheme}:// is not a storage that this version of sitq knows: use a file path, "
+                f"sqlite:///file.db or memory://"
             )
 
 

@@ -1,7 +1,8 @@
 """The one protocol of the storage, and the wake-up helper that every backend can stand on.
 
-A backend stores opaque bytes and applies outcomes. It decides nothing: whether a task is retried, given up or timed out is
-computed above it. To write a new one: implement `Backend`, run the conformance suite (`tests/conformance`), done.
+A backend stores opaque bytes and applies outcomes. It decides nothing: whether a task is retried, given up or
+timed out is computed above it. To write a new one: implement `Backend`, run the conformance suite
+(`tests/conformance`), done.
 """
 
 import asyncio
@@ -131,9 +132,10 @@ class Bells:
 class Backend(Protocol):
     """Durable home of tasks. Stores opaque bytes, applies outcomes, decides nothing.
 
-    Methods take batches and are atomic: all of one call happens, or nothing. An exception other than `StorageFullError` and
-    `BackendTimeoutError` from a write means its outcome is unknown; every write here may be repeated safely.
-    `heartbeat` is also called from another thread's event loop than the one that called `open`.
+    Methods take batches and are atomic: all of one call happens, or nothing. An exception other than
+    `StorageFullError` and `BackendTimeoutError` from a write means its outcome is unknown; every write here
+    may be repeated safely. `heartbeat` is also called from another thread's event loop than the one that
+    called `open`.
     """
 
     @abstractmethod
@@ -163,8 +165,9 @@ class Backend(Protocol):
     ) -> Reserved:
         """Hand up to `limit` tasks with `due_at <= now` to this worker: best priority first, then `due_at`, then `seq`.
 
-        `queues=None` means every queue. `ids` narrows the choice to these tasks. Each task becomes running, due again when
-        the lease ends, with attempt + 1 and a new fence. One that was already running has lost its lease: crashes + 1.
+        `queues=None` means every queue. `ids` narrows the choice to these tasks. Each task becomes running,
+        due again when the lease ends, with attempt + 1 and a new fence. One that was already running has lost
+        its lease: crashes + 1.
         """
 
     @abstractmethod

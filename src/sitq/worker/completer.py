@@ -1,7 +1,7 @@
 """Outcomes on their way to the storage, in batches.
 
-One batch is on its way at a time; what is reported meanwhile forms the next one. So a busy worker writes large batches and
-an idle one writes at once, without a timer.
+One batch is on its way at a time; what is reported meanwhile forms the next one. So a busy worker writes
+large batches and an idle one writes at once, without a timer.
 """
 
 import asyncio

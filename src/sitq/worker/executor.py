@@ -1,7 +1,7 @@
 """One reserved task becomes one outcome: decode, run, judge.
 
-A straight pipeline over one value, `Run`. Nothing that a task does may hurt the worker or another task: whatever it raises
-is caught here and becomes a `Failed`, and each run has a fresh context of its own.
+A straight pipeline over one value, `Run`. Nothing that a task does may hurt the worker or another task:
+whatever it raises is caught here and becomes a `Failed`, and each run has a fresh context of its own.
 """
 
 import asyncio
@@ -104,15 +104,13 @@ class Executor:
     def start(self, reserved: ReservedTask) -> asyncio.Task[None] | None:
         """Begin an attempt; the caller has taken a slot for it. None if the task is judged without being run."""
         outcome = refuse(reserved)
-        if outcome is None:
-            try:
-                call, context = decode_call(reserved.payload)
-            except SitqError as error:
-                outcome = Failed(reserved.held, encode_error(error))
         if outcome is not None:
-            self._report(outcome)
-            self._announce_end(reserved, outcome, 0.0)
-            self._slots.give_back()
+            self._end_unrun(reserved, outcome)
+            return None
+        try:
+            call, context = decode_call(reserved.payload)
+        except SitqError as error:
+            self._end_unrun(reserved, Failed(reserved.held, encode_error(error)))
             return None
         run = Run(reserved, current := _current(reserved, context), call)
         self._runs[reserved.held] = run
@@ -156,6 +154,11 @@ class Executor:
                 self._emit(TaskStuck(*self._about(run.reserved), run.duration))
                 if run.task is not None:
                     run.task.cancel()  # the second one: what waits for a thread lets go of it
+
+    def _end_unrun(self, reserved: ReservedTask, outcome: Outcome) -> None:
+        self._report(outcome)
+        self._announce_end(reserved, outcome, 0.0)
+        self._slots.give_back()
 
     # -- The pipeline ------------------------------------------------------------------------------
 

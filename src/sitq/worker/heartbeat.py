@@ -1,7 +1,8 @@
 """Signs of life, from a thread of their own.
 
-Tasks are user code and may block the event loop; a lease that depended on that loop would be lost with it. So this thread
-has a loop of its own, renews the leases, and when the worker's loop does not answer names the task and the line that blocks.
+Tasks are user code and may block the event loop; a lease that depended on that loop would be lost with it. So
+this thread has a loop of its own, renews the leases, and when the worker's loop does not answer names the
+task and the line that blocks.
 """
 
 import asyncio
@@ -70,7 +71,8 @@ class Heartbeat:
 
     async def stop(self) -> None:
         """End the thread and wait for it. Call it once, after `start`."""
-        assert self._loop is not None and self._stopping is not None
+        assert self._loop is not None
+        assert self._stopping is not None
         self._loop.call_soon_threadsafe(self._stopping.set)
         await self._ended.wait()
 

@@ -1,7 +1,8 @@
 """Where a call runs: coroutines on the loop, plain functions on threads.
 
-A runner gets a call and returns what it returned or raises what it raised. It knows nothing of tasks, leases and outcomes.
-To add one (processes, greenlets, sub-interpreters), write one class and choose it in `runner_for`.
+A runner gets a call and returns what it returned or raises what it raised. It knows nothing of tasks, leases
+and outcomes. To add one (processes, greenlets, sub-interpreters), write one class and choose it in
+`runner_for`.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""The bound on concurrency, in one place: a slot is taken before a task is reserved and given back when its run has ended."""
+"""The bound on concurrency: a slot is taken before a task is reserved and given back when its run has ended."""
 
 from collections.abc import Callable
 

@@ -49,8 +49,8 @@ class Worker:
         queue: Where tasks come from. Opened if it is not open; never closed.
         queues: Names of the queues to take from; all of them by default.
         concurrency: How many tasks run at once, 1 to 10,000. It never reserves more than can start.
-        lease: How long a reservation lasts without a sign of life (seconds or timedelta, at least 0.1 s). The shorter, the
-            sooner another worker takes over the tasks of a dead one.
+        lease: How long a reservation lasts without a sign of life (seconds or timedelta, at least 0.1 s). The
+            shorter, the sooner another worker takes over the tasks of a dead one.
         poll_interval: How often to look for work when nothing rings.
         shutdown_timeout: How long a stopping worker waits for running tasks before it cancels them and gives them back.
         max_tasks: Stop after so many tasks.

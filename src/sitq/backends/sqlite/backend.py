@@ -57,8 +57,8 @@ class SQLiteBackend(Backend):
         path: The file; created if missing, readable by its owner alone. `":memory:"` is private to this object and gone
             with it: for tests.
         durability: `"full"` syncs each commit to the disk, so what was acknowledged survives power loss if the device
-            honours syncs. `"fast"` does not: what was acknowledged survives the death of any process, but the last moments
-            may roll back on power loss. The file stays consistent either way.
+            honours syncs. `"fast"` does not: what was acknowledged survives the death of any process, but the
+            last moments may roll back on power loss. The file stays consistent either way.
         busy_timeout: Seconds to wait for another process's write transaction before `BackendTimeoutError`.
         allow_network_fs: Open a file on a network file system all the same. Only for a single process.
         clock: Where `now` comes from.
@@ -137,7 +137,8 @@ class SQLiteBackend(Backend):
         self._lock = files.WriteLock(path.with_name(path.name + "-lock"), timeout=self._busy_timeout)
         if files.has_wal_reset_bug():
             logger.warning(
-                "SQLite %s has the WAL-reset bug (fixed in 3.51.3): sitq's processes take turns by a lock and so avoid it, "
+                "SQLite %s has the WAL-reset bug (fixed in 3.51.3): sitq's processes take turns by a "
+                "lock and so avoid it, "
                 "but do not let other programs write to %s at the same time",
                 sqlite3.sqlite_version,
                 path,

@@ -1,8 +1,9 @@
 """Wake-ups between processes that share one file: a datagram on the loopback interface.
 
-Each process that listens binds a UDP socket and writes its port, with a secret token, into `sitq_listeners`; whoever commits
-something reads that table and sends a datagram. It costs nothing while idle and arrives in a fraction of a millisecond; the
-same code serves Linux, macOS and Windows. A datagram without the token is ignored; one that is lost costs a poll interval.
+Each process that listens binds a UDP socket and writes its port, with a secret token, into `sitq_listeners`;
+whoever commits something reads that table and sends a datagram. It costs nothing while idle and arrives in a
+fraction of a millisecond; the same code serves Linux, macOS and Windows. A datagram without the token is
+ignored; one that is lost costs a poll interval.
 """
 
 import asyncio

@@ -19,7 +19,8 @@ def translated(error: BaseException) -> BaseException:
     match code:
         case sqlite3.SQLITE_FULL:
             made: BackendError = StorageFullError(
-                f"no space left for the database ({error}): nothing was written. Free some space or call prune, then repeat"
+                f"no space left for the database ({error}): nothing was written. Free some space or "
+                f"call prune, then repeat"
             )
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
             made = BackendTimeoutError(
@@ -32,7 +33,8 @@ def translated(error: BaseException) -> BaseException:
             )
         case sqlite3.SQLITE_NOTADB | sqlite3.SQLITE_CORRUPT:
             made = BackendConnectionError(
-                f"the file is damaged or is not a SQLite database ({error}): it was left as it is. Run `sitq doctor` on it"
+                f"the file is damaged or is not a SQLite database ({error}): it was left as it is. Run "
+                f"`sitq doctor` on it"
             )
         case sqlite3.SQLITE_CANTOPEN:
             made = BackendConnectionError(
@@ -40,7 +42,8 @@ def translated(error: BaseException) -> BaseException:
             )
         case sqlite3.SQLITE_IOERR:
             made = BackendError(
-                f"the disk reported an error ({error}): whether the write happened is unknown; repeat it with the same task id"
+                f"the disk reported an error ({error}): whether the write happened is unknown; repeat "
+                f"it with the same task id"
             )
         case _:
             made = BackendError(f"SQLite failed: {error}")

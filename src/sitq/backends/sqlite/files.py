@@ -20,7 +20,7 @@ MIN_SQLITE: Final = (3, 37, 0)
 """STRICT tables came with 3.37 (2021-11)."""
 
 WAL_RESET_FIXED: Final = (3, 51, 3)
-"""Before it two connections that commit and checkpoint at the same instant may corrupt the file (sqlite.org/wal.html)."""
+"""Before it, a commit and a checkpoint at the same instant may corrupt the file (sqlite.org/wal.html)."""
 
 NETWORK_FILE_SYSTEMS: Final = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ncpfs", "9p", "ceph", "glusterfs", "fuse.sshfs", "fuse.glusterfs",
@@ -61,12 +61,14 @@ def prepare(path: Path, *, allow_network_fs: bool) -> None:
     kind = file_system(folder)
     if kind in NETWORK_FILE_SYSTEMS and not allow_network_fs:
         raise BackendConnectionError(
-            f"{path} lies on a network file system ({kind}), where SQLite's locks and shared memory do not work and data gets "
+            f"{path} lies on a network file system ({kind}), where SQLite's locks and shared memory do "
+            f"not work and data gets "
             "lost. Use a local disk, or pass allow_network_fs=True if only one process on one machine ever opens it"
         )
     if not os.access(folder, os.W_OK | os.X_OK):
         raise BackendConnectionError(
-            f"cannot write in {folder} as {_user()}: SQLite keeps its log beside the database. Use a folder you may write to"
+            f"cannot write in {folder} as {_user()}: SQLite keeps its log beside the database. Use a "
+            f"folder you may write to"
         )
     try:
         # Before SQLite creates it with the umask's mode: payloads are code and data of the application.
@@ -101,9 +103,10 @@ def _user() -> str:
 class WriteLock:
     """An advisory lock on a side file, held around each write transaction by every sitq process.
 
-    SQLite's busy handler sleeps with back-off, which makes shares unfair and waits long. A lock on a side file is taken over
-    within a millisecond. It is a courtesy, not a safety measure: when it cannot be had in `timeout` seconds the transaction
-    goes ahead and SQLite's own lock decides. A process that dies gives it back.
+    SQLite's busy handler sleeps with back-off, which makes shares unfair and waits long. A lock on a side
+    file is taken over within a millisecond. It is a courtesy, not a safety measure: when it cannot be had in
+    `timeout` seconds the transaction goes ahead and SQLite's own lock decides. A process that dies gives it
+    back.
     """
 
     def __init__(self, path: Path | None, *, timeout: float = 0.0) -> None:

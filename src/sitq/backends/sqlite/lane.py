@@ -1,8 +1,8 @@
 """One database thread with one connection, and the group commit.
 
-Callers hand over operations (plain functions of a connection) and await their results. A drain on the database thread takes
-all that waits, runs it as one transaction, and answers in one call back to each event loop. So a hundred callers pay one
-thread hop and one fsync, and a lone caller pays one hop too.
+Callers hand over operations (plain functions of a connection) and await their results. A drain on the
+database thread takes all that waits, runs it as one transaction, and answers in one call back to each event
+loop. So a hundred callers pay one thread hop and one fsync, and a lone caller pays one hop too.
 
 A caller that is cancelled abandons the wait, never a transaction: nothing awaits between BEGIN and COMMIT.
 """
@@ -107,17 +107,18 @@ class Lane:
     def _check(self) -> None:
         if os.getpid() != self._pid:
             raise BackendConnectionError(
-                f"this connection was opened in process {self._pid} and is used in process {os.getpid()}: SQLite connections "
+                f"this connection was opened in process {self._pid} and is used in process "
+                f"{os.getpid()}: SQLite connections "
                 "do not survive a fork. Open a new TaskQueue in the child process"
             )
         if not self._open:
             raise BackendConnectionError("the SQLite backend is not open: call open() or use `async with`")
 
     def _send(self, function: Callable[[], Any]) -> None:
-        # The one private touch on aiosqlite. Its public methods are one statement a hop, and `_execute` is a coroutine and
-        # so needs a task; a queue item without a future is what it uses itself in `stop()`. Version bounded in
-        # pyproject.toml, contract in tests/unit/test_lane.py.
-        self._thread._tx.put_nowait((None, function))  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        # The one private touch on aiosqlite. Its public methods are one statement a hop, and `_execute` is a
+        # coroutine and so needs a task; a queue item without a future is what it uses itself in `stop()`.
+        # Version bounded in pyproject.toml, contract in tests/unit/test_lane.py.
+        self._thread._tx.put_nowait((None, function))  # pyright: ignore[reportPrivateUsage]
 
     # -- On the database thread --------------------------------------------------------------------
 
@@ -186,7 +187,8 @@ class Lane:
                 raise
             self._suspect = True
             raise CommitUnknownError(
-                f"the disk failed during a commit ({error}): whether it took place is unknown. Repeat it with the same task id"
+                f"the disk failed during a commit ({error}): whether it took place is unknown. Repeat "
+                f"it with the same task id"
             ) from error
         return settled
 
@@ -236,14 +238,15 @@ def resolve(entries: Iterable[Settled]) -> None:
 
 # -- A forgotten close must not hang the interpreter ----------------------------------------------
 
-# aiosqlite's thread is not a daemon, so the interpreter would wait for it for ever. A daemon thread notices the end of the
-# main thread, which comes before that wait, and stops what is still open. One per process, hence module state.
+# aiosqlite's thread is not a daemon, so the interpreter would wait for it for ever. A daemon thread notices
+# the end of the main thread, which comes before that wait, and stops what is still open. One per process,
+# hence module state.
 _unclosed: "weakref.WeakSet[aiosqlite.Connection]" = weakref.WeakSet()
 _watching_pid: int | None = None
 
 
 def watch(connection: aiosqlite.Connection) -> None:
-    global _watching_pid
+    global _watching_pid  # noqa: PLW0603
     _unclosed.add(connection)
     if _watching_pid != os.getpid():
         _watching_pid = os.getpid()

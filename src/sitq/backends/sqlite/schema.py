@@ -11,15 +11,15 @@ from sitq.errors import BackendSchemaError
 
 VERSION: Final = 1
 
-# A task's row is small because a lease renews it again and again; its bytes live beside it, and are written once.
-# `sitq_due` is the hot path: a finished task has no `due_at` and is not in it, so a reservation costs the same however many
-# are stored; `priority` comes before `due_at` because it is sought level by level.
+# A task's row is small because a lease renews it again and again; its bytes live beside it, and are written
+# once. `sitq_due` is the hot path: a finished task has no `due_at` and is not in it, so a reservation costs
+# the same however many are stored; `priority` comes before `due_at` because it is sought level by level.
 _VERSION_1: Final = """
 CREATE TABLE sitq_meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 INSERT INTO sitq_meta VALUES ('schema_version', 1), ('fence', 0), ('stale_outcomes', 0);
 
 CREATE TABLE sitq_tasks (
-    seq INTEGER PRIMARY KEY,
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
     id TEXT NOT NULL UNIQUE,
     name TEXT NOT NULL,
     queue TEXT NOT NULL,

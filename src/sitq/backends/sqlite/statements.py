@@ -89,14 +89,14 @@ def _row(task: NewTask, now: int) -> tuple[Any, ...]:
         task.max_crashes,
         None if task.result_ttl is None else task.result_ttl // _MICROSECOND,
         now,
-        None if task.metadata is None else json.dumps(task.metadata),
+        None if task.metadata is None else json.dumps(dict(task.metadata)),
     )
 
 
 # -- reserve ---------------------------------------------------------------------------------------
 
-# One seek a priority level. A single range over (queue, priority, due_at) would walk all tasks of a better priority that are
-# not due yet: 200,000 of them made one reservation take 15 ms, the seeks take 0.02 ms.
+# One seek a priority level. A single range over (queue, priority, due_at) would walk all tasks of a better
+# priority that are not due yet: 200,000 of them made one reservation take 15 ms, the seeks take 0.02 ms.
 _LEVELS: Final = range(MIN_PRIORITY, MAX_PRIORITY + 1)
 _DUE: Final = " UNION ALL ".join(
     "SELECT * FROM (SELECT priority, due_at, seq FROM sitq_tasks INDEXED BY sitq_due"
@@ -242,7 +242,9 @@ UPDATE sitq_tasks SET status = ?1, due_at = NULL, finished_at = ?2, expires_at =
 WHERE seq IN (SELECT value FROM json_each(?3))
 """
 _GIVE_BACK: Final = """
-UPDATE sitq_tasks SET status = 'pending', due_at = ?, attempt = attempt - ?, worker = NULL, started_at = NULL WHERE seq = ?
+UPDATE sitq_tasks
+SET status = 'pending', due_at = ?, attempt = attempt - ?, worker = NULL, started_at = NULL
+WHERE seq = ?
 """
 
 
@@ -259,7 +261,7 @@ def complete(db: sqlite3.Connection, outcomes: Sequence[Outcome], now: int, ring
             continue
         status = leads_to(outcome, row.cancel_requested)
         if row.status is not Status.RUNNING:
-            # Already ended under this fence: the same outcome once more is a repeated message, another one comes too late.
+            # Already ended under this fence. The same outcome again is a repeated message, another one is too late.
             if row.status is not status:
                 stale.append(outcome.held)
             continue
@@ -329,13 +331,14 @@ def prune(db: sqlite3.Connection, now: int, limit: int) -> int:
         row[0] for row in db.execute("SELECT seq FROM sitq_tasks WHERE expires_at <= ? LIMIT ?", (now, limit))
     ]
     for table in ("sitq_tasks", "sitq_payloads", "sitq_results"):
-        db.execute(f"DELETE FROM {table} WHERE seq IN (SELECT value FROM json_each(?))", (json.dumps(seqs),))  # noqa: S608
+        sql = f"DELETE FROM {table} WHERE seq IN (SELECT value FROM json_each(?))"
+        db.execute(sql, (json.dumps(seqs),))
     return len(seqs)
 
 
 _COLUMNS: Final = """
-t.seq, t.id, t.name, t.queue, t.status, t.priority, t.attempt, t.crashes, t.max_crashes, t.fence, t.worker, t.enqueued_at,
-t.due_at, t.started_at, t.finished_at, t.cancel_requested, t.metadata
+t.seq, t.id, t.name, t.queue, t.status, t.priority, t.attempt, t.crashes, t.max_crashes, t.fence, t.worker,
+t.enqueued_at, t.due_at, t.started_at, t.finished_at, t.cancel_requested, t.metadata
 """
 _BYTES: Final = ", p.payload, r.result, r.error"
 _JOINS: Final = " LEFT JOIN sitq_payloads p ON p.seq = t.seq LEFT JOIN sitq_results r ON r.seq = t.seq"
@@ -364,7 +367,8 @@ def find(db: sqlite3.Connection, query: TaskQuery) -> list[TaskRecord]:
     if query.before is not None:
         test("t.seq < ?", query.before)
     # Built from the constants above; every value is a parameter.
-    sql = f"SELECT {_COLUMNS}{_BYTES if query.with_bytes else ''} FROM sitq_tasks t{_JOINS if query.with_bytes else ''}"  # noqa: S608
+    columns, joins = (_COLUMNS + _BYTES, _JOINS) if query.with_bytes else (_COLUMNS, "")
+    sql = f"SELECT {columns} FROM sitq_tasks t {joins}"
     if tests:
         sql += f" WHERE {' AND '.join(tests)}"
     return [_record(row) for row in db.execute(f"{sql} ORDER BY t.seq DESC LIMIT ?", (*values, query.limit))]
