@@ -24,9 +24,10 @@ from sitq.errors import (
     WorkerError,
     WorkerStoppedError,
 )
-from sitq.handle import Result, TaskHandle
+from sitq.handle import Result, SyncTaskHandle, TaskHandle
 from sitq.model import QueueStats, Stats, Status, TaskRecord
 from sitq.queue import Enqueuer, TaskQueue
+from sitq.sync import SyncEnqueuer, SyncTaskQueue
 from sitq.task import Call, Task, call, task
 from sitq.worker import Worker
 
@@ -35,6 +36,9 @@ __all__ = [
     "TaskQueue",
     "Enqueuer",
     "TaskHandle",
+    "SyncTaskQueue",
+    "SyncEnqueuer",
+    "SyncTaskHandle",
     "Result",
     "Status",
     "TaskRecord",

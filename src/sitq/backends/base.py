@@ -42,6 +42,7 @@ class Signal:
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
         self._event = asyncio.Event()
         self._rung = False
 
@@ -50,6 +51,9 @@ class Signal:
         if self._rung:
             return
         self._rung = True
+        if threading.get_ident() == self._thread:
+            self._event.set()  # at once: the waiter runs one turn earlier, together with whoever rang
+            return
         try:
             self._loop.call_soon_threadsafe(self._event.set)
         except RuntimeError:  # the listener's loop is closed: nobody is left to be woken

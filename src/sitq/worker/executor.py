@@ -45,6 +45,7 @@ class Run:
     """One attempt at one task. Owned by the executor; written on the loop's thread only."""
 
     reserved: ReservedTask
+    held: Held
     current: CurrentTask
     call: Call[Any]
     started: float = field(default_factory=time.monotonic)
@@ -112,8 +113,9 @@ class Executor:
         except SitqError as error:
             self._end_unrun(reserved, Failed(reserved.held, encode_error(error)))
             return None
-        run = Run(reserved, current := _current(reserved, context), call)
-        self._runs[reserved.held] = run
+        held = reserved.held
+        run = Run(reserved, held, current := _current(reserved, context), call)
+        self._runs[held] = run
         self._drained.clear()
         run.task = asyncio.get_running_loop().create_task(
             self._execute(run), context=bind(current), name=reserved.id
@@ -150,7 +152,7 @@ class Executor:
         for run in list(self._runs.values()):
             if not run.reported:
                 run.reported = True
-                self._report(Released(run.reserved.held))
+                self._report(Released(run.held))
                 self._emit(TaskStuck(*self._about(run.reserved), run.duration))
                 if run.task is not None:
                     run.task.cancel()  # the second one: what waits for a thread lets go of it
@@ -176,7 +178,7 @@ class Executor:
             run.reported = True
             self._report(outcome)
             self._announce_end(reserved, outcome, run.duration)
-        del self._runs[reserved.held]
+        del self._runs[run.held]
         if not self._runs:
             self._drained.set()
         self._slots.give_back()
@@ -242,16 +244,16 @@ def refuse(reserved: ReservedTask) -> Outcome | None:
 def judge_value(run: Run, value: Any, max_payload: int) -> Outcome:
     """A run that returned has succeeded, unless its value cannot be stored."""
     try:
-        return Succeeded(run.reserved.held, encode_value(value, max_payload=max_payload))
+        return Succeeded(run.held, encode_value(value, max_payload=max_payload))
     except SitqError as error:
-        return Failed(run.reserved.held, encode_error(error))
+        return Failed(run.held, encode_error(error))
 
 
 def judge_error(run: Run, error: BaseException) -> Outcome:
     """A run that raised has failed, unless it was us who cancelled it."""
     if isinstance(error, asyncio.CancelledError) and run.stop is not None:
-        return Cancelled(run.reserved.held) if run.stop is Stop.CANCEL else Released(run.reserved.held)
-    return Failed(run.reserved.held, encode_error(error))
+        return Cancelled(run.held) if run.stop is Stop.CANCEL else Released(run.held)
+    return Failed(run.held, encode_error(error))
 
 
 def _current(reserved: ReservedTask, context: Mapping[str, Any]) -> CurrentTask:

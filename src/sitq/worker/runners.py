@@ -13,6 +13,7 @@ import queue
 import threading
 from collections.abc import Callable
 from functools import partial
+from types import FunctionType
 from typing import Any, Final, Protocol
 
 from sitq.task import Call, Task
@@ -128,4 +129,6 @@ def is_coroutine_function(func: Callable[..., Any]) -> bool:
     """Whether calling it gives a coroutine, for functions, `@task`s, partials, methods and objects with `__call__`."""
     if isinstance(func, Task):
         func = func.func
+    if type(func) is FunctionType and func.__code__.co_flags & inspect.CO_COROUTINE:
+        return True  # the common case, for a twentieth of what inspect takes
     return inspect.iscoroutinefunction(func) or inspect.iscoroutinefunction(getattr(func, "__call__", None))  # noqa: B004

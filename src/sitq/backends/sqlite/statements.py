@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, assert_never
+from typing import Any, Final, NamedTuple, assert_never
 
 from sitq.model import (
     MAX_PRIORITY,
@@ -201,14 +201,13 @@ def _next_due(db: sqlite3.Connection, queues: Iterable[str]) -> datetime | None:
 # -- heartbeat and complete ------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
+class _Row(NamedTuple):
     seq: int
     id: TaskId
     fence: int
-    status: Status
+    status: str
     queue: str
-    cancel_requested: bool
+    cancel_requested: int
 
 
 def _rows(db: sqlite3.Connection, ids: Iterable[TaskId]) -> dict[TaskId, _Row]:
@@ -217,7 +216,7 @@ def _rows(db: sqlite3.Connection, ids: Iterable[TaskId]) -> dict[TaskId, _Row]:
         " WHERE id IN (SELECT value FROM json_each(?))",
         (json.dumps(list(ids)),),
     )
-    return {row[1]: _Row(row[0], row[1], row[2], Status(row[3]), row[4], bool(row[5])) for row in found}
+    return {row[1]: _Row._make(row) for row in found}
 
 
 def heartbeat(db: sqlite3.Connection, held: Sequence[Held], lease_end: int) -> Heartbeat:
@@ -225,7 +224,7 @@ def heartbeat(db: sqlite3.Connection, held: Sequence[Held], lease_end: int) -> H
     ours = {
         one: row
         for one in held
-        if (row := rows.get(one.id)) and row.fence == one.fence and row.status is Status.RUNNING
+        if (row := rows.get(one.id)) and row.fence == one.fence and row.status == Status.RUNNING
     }
     db.execute(
         "UPDATE sitq_tasks SET due_at = ? WHERE seq IN (SELECT value FROM json_each(?))",
@@ -250,52 +249,53 @@ WHERE seq = ?
 
 def complete(db: sqlite3.Connection, outcomes: Sequence[Outcome], now: int, rings: Rings) -> Completed:
     rows = _rows(db, (outcome.held.id for outcome in outcomes))
-    finished: dict[Status, list[int]] = {}
-    results: list[tuple[int, bytes | None, bytes | None]] = []
-    given_back: list[tuple[int, int, int]] = []
+    accepted: list[tuple[_Row, Status, Outcome]] = []
     stale: list[Held] = []
     for outcome in outcomes:
-        row = rows.get(outcome.held.id)
-        if row is None or row.fence != outcome.held.fence:
-            stale.append(outcome.held)
+        held = outcome.held
+        row = rows.get(held.id)
+        if row is None or row.fence != held.fence:
+            stale.append(held)
             continue
         status = leads_to(outcome, row.cancel_requested)
-        if row.status is not Status.RUNNING:
+        if row.status == Status.RUNNING:
+            rows[row.id] = _Row(row.seq, row.id, row.fence, status, row.queue, row.cancel_requested)
+            accepted.append((row, status, outcome))
+        elif row.status != status:
             # Already ended under this fence. The same outcome again is a repeated message, another one is too late.
-            if row.status is not status:
-                stale.append(outcome.held)
-            continue
-        rows[row.id] = _Row(row.seq, row.id, row.fence, status, row.queue, row.cancel_requested)
-        match outcome:
-            case Succeeded(_, result):
-                results.append((row.seq, result, None))
-            case Failed(_, error):
-                results.append((row.seq, None, error))
-            case Cancelled(_, error) if error is not None:
-                results.append((row.seq, None, error))
-            case Retried(_, at, error):
-                results.append((row.seq, None, error))
-                if status is Status.PENDING:
-                    given_back.append((micros(at), 0, row.seq))
-                    rings.queues.add(row.queue)
-            case Released(_, at) if status is Status.PENDING:
-                given_back.append((now if at is None else micros(at), 1, row.seq))
-                rings.queues.add(row.queue)
-            case _:
-                pass
-        if status.finished:
-            finished.setdefault(status, []).append(row.seq)
-            rings.tasks.append(row.id)
-    for status, seqs in finished.items():
-        db.execute(_FINISH, (status, now, json.dumps(seqs)))
-    db.executemany(_GIVE_BACK, given_back)
-    db.executemany("INSERT OR REPLACE INTO sitq_results (seq, result, error) VALUES (?, ?, ?)", results)
+            stale.append(held)
+    _apply(db, accepted, now, rings)
     if stale:
         db.execute("UPDATE sitq_meta SET value = value + ? WHERE key = 'stale_outcomes'", (len(stale),))
     return Completed(len(outcomes) - len(stale), tuple(stale))
 
 
-def leads_to(outcome: Outcome, cancel_requested: bool) -> Status:
+def _apply(
+    db: sqlite3.Connection, accepted: Sequence[tuple[_Row, Status, Outcome]], now: int, rings: Rings
+) -> None:
+    finished: dict[Status, list[int]] = {}
+    results: list[tuple[int, bytes | None, bytes | None]] = []
+    given_back: list[tuple[int, int, int]] = []
+    for row, status, outcome in accepted:
+        if isinstance(outcome, Succeeded):
+            results.append((row.seq, outcome.result, None))
+        elif not isinstance(outcome, Released) and outcome.error is not None:
+            results.append((row.seq, None, outcome.error))
+        if status is not Status.PENDING:
+            finished.setdefault(status, []).append(row.seq)
+            rings.tasks.append(row.id)
+        elif isinstance(outcome, Retried | Released):
+            released = isinstance(outcome, Released)
+            given_back.append((now if outcome.at is None else micros(outcome.at), released, row.seq))
+            rings.queues.add(row.queue)
+    for status, seqs in finished.items():
+        db.execute(_FINISH, (status, now, json.dumps(seqs)))
+    db.executemany(_GIVE_BACK, given_back)
+    db.executemany("INSERT OR REPLACE INTO sitq_results (seq, result, error) VALUES (?, ?, ?)", results)
+
+
+def leads_to(outcome: Outcome, cancel_requested: int) -> Status:
+    """The state that an outcome ends in."""
     match outcome:
         case Succeeded():
             return Status.SUCCESS
@@ -315,7 +315,7 @@ def leads_to(outcome: Outcome, cancel_requested: bool) -> Status:
 def cancel(db: sqlite3.Connection, ids: Collection[TaskId], now: int, rings: Rings) -> dict[TaskId, Status]:
     rows = _rows(db, ids)
     ended = [row for row in rows.values() if row.status in (Status.WAITING, Status.PENDING)]
-    running = [row.seq for row in rows.values() if row.status is Status.RUNNING]
+    running = [row.seq for row in rows.values() if row.status == Status.RUNNING]
     db.execute(_FINISH, (Status.CANCELLED, now, json.dumps([row.seq for row in ended])))
     db.execute(
         "UPDATE sitq_tasks SET cancel_requested = 1 WHERE seq IN (SELECT value FROM json_each(?))",
@@ -323,7 +323,7 @@ def cancel(db: sqlite3.Connection, ids: Collection[TaskId], now: int, rings: Rin
     )
     rings.tasks.extend(row.id for row in ended)
     ended_ids = {row.id for row in ended}
-    return {row.id: Status.CANCELLED if row.id in ended_ids else row.status for row in rows.values()}
+    return {row.id: Status.CANCELLED if row.id in ended_ids else Status(row.status) for row in rows.values()}
 
 
 def prune(db: sqlite3.Connection, now: int, limit: int) -> int:
