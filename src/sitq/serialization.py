@@ -311,7 +311,7 @@ def _message(error: BaseException) -> str:
 
 def _reason(error: BaseException) -> str:
     message = _message(error)
-    return f"{_type_name(error)}: {message}" if message else _type_name(error)
+    return f"{_type_name(error)}: {message.rstrip('.')}" if message else _type_name(error)
 
 
 # -- Errors ----------------------------------------------------------------------------------------
