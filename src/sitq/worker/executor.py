@@ -98,9 +98,9 @@ class Executor:
         """How many slots are taken, by tasks that were given up but do not stop too."""
         return len(self._runs)
 
-    def held(self) -> list[Held]:
-        """The reservations to renew. Callable from any thread."""
-        return [held for held, run in list(self._runs.items()) if not run.reported]
+    def held(self) -> dict[Held, float]:
+        """The reservations to renew, each with the monotonic time of its start. Callable from any thread."""
+        return {held: run.started for held, run in list(self._runs.items()) if not run.reported}
 
     def start(self, reserved: ReservedTask) -> asyncio.Task[None] | None:
         """Begin an attempt; the caller has taken a slot for it. None if the task is judged without being run."""

@@ -78,10 +78,12 @@ class Fetcher:
         async with self._backend.listen(topics) as signal:
             self._signal = signal
             while not self._stopping:
-                await signal.wait(await self._fetch())
+                pause = await self._fetch()
+                if pause > 0:
+                    await signal.wait(pause)
 
     async def _fetch(self) -> float:
-        """Reserve what can start and start it. Returns the seconds to wait before the next look, at most."""
+        """Reserve what can start and start it. Returns the most seconds to wait before looking again."""
         limit = self._limit()
         self._full = limit == 0
         if self._full:

@@ -29,7 +29,7 @@ class Heartbeat:
     """Renews what the worker holds.
 
     Args:
-        held: The reservations to renew; called on the heartbeat's thread.
+        held: The reservations to renew and when they began (monotonic); called on the heartbeat's thread.
         lost: Called on the worker's loop with the reservations that are gone.
         cancelled: Called on the worker's loop with those that somebody asked to cancel.
     """
@@ -39,7 +39,7 @@ class Heartbeat:
         config: WorkerConfig,
         backend: Backend,
         *,
-        held: Callable[[], list[Held]],
+        held: Callable[[], dict[Held, float]],
         lost: Callable[[Iterable[Held]], None],
         cancelled: Callable[[Iterable[Held]], None],
         clock: Clock,
@@ -108,9 +108,10 @@ class Heartbeat:
 
     async def renew_once(self) -> None:
         """Renew everything held, and pass on what the storage says. Gives up what could not be renewed for a lease."""
-        held = self._held()
+        began = self._held()
+        held = list(began)
         now = self._clock.monotonic()
-        self._renewed = {one: self._renewed.get(one, now) for one in held}
+        self._renewed = {one: self._renewed.get(one, began[one]) for one in held}
         if not held:
             return
         try:

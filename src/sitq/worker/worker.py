@@ -115,6 +115,9 @@ class Worker:
             with stop_signals(services.on_signal):
                 try:
                     await services.wait_for_end(limit)
+                except asyncio.CancelledError:
+                    services.hurry()
+                    raise
                 finally:
                     await self._shut_down()
         finally:
@@ -294,9 +297,13 @@ class _Services:
         self._signals += 1
         self.request_stop()
         if self._signals == 2:
-            self._hurry.set()
+            self.hurry()
         elif self._signals > 2:
             os._exit(128 + number)
+
+    def hurry(self) -> None:
+        """Do not wait for running tasks: give them back now."""
+        self._hurry.set()
 
     async def wait_for_end(self, duration: float | None) -> None:
         """Wait until somebody or something asks for the end."""

@@ -21,7 +21,7 @@ from sitq.backends.sqlite.errors import translated
 from sitq.backends.sqlite.lane import Lane
 from sitq.backends.sqlite.statements import Reservation, Rings, micros
 from sitq.clock import Clock, SystemClock
-from sitq.errors import BackendConnectionError, ValidationError
+from sitq.errors import BackendConnectionError, BackendError, ValidationError
 from sitq.model import (
     Completed,
     Enqueued,
@@ -85,6 +85,9 @@ class SQLiteBackend(Backend):
         self._allow_network_fs = allow_network_fs
         self._clock = clock or SystemClock()
         self._in_memory = self.path == MEMORY
+        self._file = Path(self.path).absolute()
+        lock = None if self._in_memory else self._file.with_name(self._file.name + "-lock")
+        self._lock = files.WriteLock(lock, timeout=busy_timeout)
         self._opening: asyncio.Lock | None = None
         self._open = False
         # Filled by operations and read after their commit, both on the writer's thread.
@@ -106,9 +109,6 @@ class SQLiteBackend(Backend):
 
     async def _start(self) -> None:
         files.check_sqlite_version()
-        self._lock = files.WriteLock(None)
-        if not self._in_memory:
-            await asyncio.to_thread(self._prepare_file)
         self._writer = Lane(
             self._connect_writer,
             transact=True,
@@ -131,19 +131,6 @@ class SQLiteBackend(Backend):
             known.add_note(f"while opening {self.path}")
             raise known from error
 
-    def _prepare_file(self) -> None:
-        path = Path(self.path).absolute()
-        files.prepare(path, allow_network_fs=self._allow_network_fs)
-        self._lock = files.WriteLock(path.with_name(path.name + "-lock"), timeout=self._busy_timeout)
-        if files.has_wal_reset_bug():
-            logger.warning(
-                "SQLite %s has the WAL-reset bug (fixed in 3.51.3): sitq's processes take turns by a "
-                "lock and so avoid it, "
-                "but do not let other programs write to %s at the same time",
-                sqlite3.sqlite_version,
-                path,
-            )
-
     def _connect(self) -> sqlite3.Connection:
         # The lane uses it on one thread only, but closes it from another when the interpreter ends.
         db = sqlite3.connect(
@@ -157,6 +144,9 @@ class SQLiteBackend(Backend):
         return db
 
     def _connect_writer(self) -> sqlite3.Connection:
+        if not self._in_memory:
+            files.prepare(self._file, allow_network_fs=self._allow_network_fs)
+            files.warn_of_old_sqlite()
         db = self._connect()
         try:
             # Changing the journal mode does not wait for other processes that are doing the same, hence the lock.
@@ -194,7 +184,16 @@ class SQLiteBackend(Backend):
         self._ringer.close()
         self._lock.close()
 
-    def _lane(self, lane: str) -> Lane:
+    async def _retire(self, port: int) -> None:
+        """Take this process off the list of listeners. If that fails, the others find out by themselves."""
+        try:
+            await self._writer.run(
+                lambda db: db.execute("DELETE FROM sitq_listeners WHERE port = ?", (port,)).close()
+            )
+        except BackendError:
+            logger.debug("could not take port %s off the list of listeners", port, exc_info=True)
+
+    def _lane(self, lane: Literal["read", "write"]) -> Lane:
         if not self._open:
             raise BackendConnectionError(
                 f"the backend of {self.path} is not open: call open() or use `async with`"

@@ -1,11 +1,13 @@
 """The database as a file: where it may lie, who may read it, and the lock that lets processes take turns."""
 
+import logging
 import os
 import sqlite3
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +17,8 @@ try:
     import fcntl
 except ImportError:  # Windows: processes take turns by SQLite's own busy handler alone
     fcntl = None  # type: ignore[assignment]
+
+logger = logging.getLogger("sitq.sqlite")
 
 MIN_SQLITE: Final = (3, 37, 0)
 """STRICT tables came with 3.37 (2021-11)."""
@@ -43,6 +47,17 @@ def check_sqlite_version() -> None:
 def has_wal_reset_bug() -> bool:
     """Whether the interpreter's SQLite is one of those with the WAL-reset bug."""
     return sqlite3.sqlite_version_info < WAL_RESET_FIXED
+
+
+@cache
+def warn_of_old_sqlite() -> None:
+    """Log once in a process that its SQLite has the WAL-reset bug."""
+    if has_wal_reset_bug():
+        logger.warning(
+            "SQLite %s has the WAL-reset bug (fixed in 3.51.3). sitq's processes take turns by a lock and so avoid it; "
+            "do not let other programs write to the same file",
+            sqlite3.sqlite_version,
+        )
 
 
 def prepare(path: Path, *, allow_network_fs: bool) -> None:
@@ -110,16 +125,17 @@ class WriteLock:
     """
 
     def __init__(self, path: Path | None, *, timeout: float = 0.0) -> None:
+        self._path = path if fcntl is not None else None
         self._timeout = timeout
         self._fd = -1
-        if path is not None and fcntl is not None:
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        if self._fd < 0:
+        if self._path is None:
             yield
             return
+        if self._fd < 0:
+            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         taken = self._take()
         try:
             yield

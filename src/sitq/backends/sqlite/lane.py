@@ -87,6 +87,7 @@ class Lane:
             return
         # The thread serves its queue in order, so the close comes after every drain that was asked for.
         self._send(self._drain)
+        self._send(self._close_connection)
         await self._thread.close()
 
     async def run[T](self, operation: Operation[T], *, durable: bool = False) -> T:
@@ -126,6 +127,9 @@ class Lane:
         self._db = self._connect()
         self._suspect = self._synced = False
         return self._db
+
+    def _close_connection(self) -> None:
+        self._db.close()  # aiosqlite closes the first one, which may have been replaced
 
     def _drain(self) -> None:
         # Before the look: what is appended from now on schedules a drain of its own.
