@@ -1,0 +1,1 @@
+"""Examples of sitq. `README.md` lists them."""
