@@ -1,0 +1,1 @@
+"""How fast sitq is, each figure beside the limit measured in the same run. `python -m benchmarks --list` names them."""

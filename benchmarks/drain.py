@@ -1,0 +1,74 @@
+"""Taking tasks out: a worker with nothing to do but reserve, run, and store results."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from benchmarks import limits
+from benchmarks.measure import DURABILITIES, Durability, Figure, Scale, Target, compare, stopwatch
+from benchmarks.tasks import noop, noop_sync
+from sitq import TaskQueue, Worker
+from sitq.backends.sqlite import SQLiteBackend
+from sitq.serialization import encode_call
+from sitq.task import Call
+
+FAST_ENOUGH = Target("ratio", ">=", 0.6)
+_COUNTS = {1: 1500, 10: 6000, 100: 12_000}
+
+
+async def drain(scale: Scale) -> AsyncIterator[Figure]:
+    """Drain coroutine functions at concurrency 1, 10 and 100, and plain functions at 100."""
+    for concurrency in (1, 10, 100):
+        for durability in DURABILITIES:
+            yield await _one_process(scale, durability, concurrency, plain=False)
+    for durability in DURABILITIES:
+        yield await _one_process(scale, durability, 100, plain=True)
+
+
+async def _one_process(scale: Scale, durability: Durability, concurrency: int, *, plain: bool) -> Figure:
+    func = noop_sync if plain else noop
+    count = scale.count(_COUNTS[concurrency] // (2 if plain else 1), _COUNTS[concurrency] // 5)
+
+    async def ours() -> float:
+        with scale.file() as path:
+            fill_for_sitq(path, func, count)
+            return count / await drain_once(path, durability, concurrency)
+
+    async def limit() -> float:
+        with scale.file() as path:
+            limits.fill(path, func, count)
+            async with limits.aconnect(path, durability) as db:
+                with stopwatch() as taken:
+                    done = await (limits.drain_in_threads if plain else limits.drain)(db, concurrency)
+                assert done == count
+                return count / taken()
+
+    kind = "plain functions" if plain else "coroutine functions"
+    return await compare(
+        f"drain, concurrency {concurrency}, {kind}, {durability}",
+        "tasks/s",
+        ours,
+        limit,
+        rounds=scale.rounds,
+        target=FAST_ENOUGH if concurrency == 100 and not plain else None,
+        note=f"limit: {concurrency} completed and {concurrency} reserved a transaction"
+        + (", run on a thread pool" if plain else ""),
+    )
+
+
+def fill_for_sitq(path: Path, func: object, count: int) -> None:
+    """Make a file with `count` due tasks as sitq writes them."""
+    limits.fill(
+        path,
+        func,  # type: ignore[arg-type]
+        count,
+        lambda number: encode_call(Call(func, (number,), {}), None, max_payload=1024),  # type: ignore[arg-type]
+    )
+
+
+async def drain_once(path: Path, durability: Durability, concurrency: int) -> float:
+    """Drain a file with a worker. Returns the seconds, its start and shutdown included."""
+    async with TaskQueue(SQLiteBackend(path, durability=durability)) as queue:
+        worker = Worker(queue, concurrency=concurrency)
+        with stopwatch() as taken:
+            await worker.run(until_idle=True)
+        return taken()

@@ -1,0 +1,232 @@
+"""The limits: straight-line programs over sqlite3 and aiosqlite that write what sitq writes, with no queue around it.
+
+Each one writes the same rows to the same schema (sitq's own migration makes it) under the same pragmas, and pickles the
+same calls and results. None is made slower than it needs to be: statements are prepared once and cached, a batch is
+inserted with `executemany`, a transaction is one hop to the database thread, ids come from a counter, and nothing is
+checked, looked up again or made safe. What they leave out is what a queue is for: groups that form by themselves,
+fences, leases that are renewed, cancellation, priorities and wake-ups.
+"""
+
+import asyncio
+import itertools
+import json
+import pickle
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import aiosqlite
+
+from benchmarks.measure import Durability
+from sitq.backends.sqlite import schema
+
+type Arguments = tuple[Any, ...]
+type Row = tuple[Any, ...]
+
+PICKLE_PROTOCOL: Final = 5
+_LEASE: Final = 30_000_000
+_RESULT_TTL: Final = 7 * 86_400_000_000
+_numbers: Final = itertools.count(time.time_ns())
+
+
+def connect(path: Path, durability: Durability) -> sqlite3.Connection:
+    """A connection with the pragmas of sitq's writer, to a file with sitq's schema."""
+    db = sqlite3.connect(
+        path, isolation_level=None, check_same_thread=False, cached_statements=256, timeout=30
+    )
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute(f"PRAGMA journal_size_limit = {64 * 1024 * 1024}")
+    db.execute("PRAGMA temp_store = MEMORY")
+    db.execute("PRAGMA fullfsync = 1")
+    db.execute("PRAGMA checkpoint_fullfsync = 1")
+    db.execute(f"PRAGMA synchronous = {'FULL' if durability == 'full' else 'NORMAL'}")
+    schema.migrate(db)
+    return db
+
+
+@asynccontextmanager
+async def aconnect(path: Path, durability: Durability) -> AsyncIterator[aiosqlite.Connection]:
+    """The same connection on aiosqlite's thread."""
+    async with aiosqlite.Connection(lambda: connect(path, durability), iter_chunk_size=64) as db:
+        yield db
+
+
+# -- enqueue ---------------------------------------------------------------------------------------
+
+_INSERT: Final = """
+INSERT INTO sitq_tasks (id, name, queue, status, priority, due_at, max_crashes, result_ttl, enqueued_at, metadata)
+VALUES (?, ?, ?, 'pending', ?, ?, ?, ?, ?, ?)
+"""
+_INSERT_AT: Final = """
+INSERT INTO sitq_tasks (seq, id, name, queue, status, priority, due_at, max_crashes, result_ttl, enqueued_at, metadata)
+VALUES (?, ?, ?, ?, 'pending', ?, ?, ?, ?, ?, ?)
+"""
+_INSERT_PAYLOAD: Final = "INSERT INTO sitq_payloads (seq, payload) VALUES (?, ?)"
+
+
+def task_row(func: Callable[..., Any], now: int) -> Row:
+    """What `sitq_tasks` holds of a new task. The id has the length of a UUID."""
+    name = f"{func.__module__}.{func.__qualname__}"
+    return f"{next(_numbers):036d}", name, "default", 0, now, 3, _RESULT_TTL, now, None
+
+
+def _encode(func: Callable[..., Any], args: Arguments) -> bytes:
+    return pickle.dumps((func, args, {}), PICKLE_PROTOCOL)
+
+
+def _store_one(db: sqlite3.Connection, row: Row, payload: bytes) -> None:
+    db.execute("BEGIN IMMEDIATE")
+    cursor = db.execute(_INSERT, row)
+    db.execute(_INSERT_PAYLOAD, (cursor.lastrowid, payload))
+    db.execute("COMMIT")
+
+
+def store_batch(db: sqlite3.Connection, rows: Sequence[Row], payloads: Sequence[bytes]) -> None:
+    """Insert a batch in one transaction."""
+    db.execute("BEGIN IMMEDIATE")
+    first = (db.execute("SELECT max(seq) FROM sitq_tasks").fetchone()[0] or 0) + 1
+    db.executemany(_INSERT_AT, [(seq, *row) for seq, row in enumerate(rows, first)])
+    db.executemany(_INSERT_PAYLOAD, list(enumerate(payloads, first)))
+    db.execute("COMMIT")
+
+
+async def enqueue_by_statement(
+    db: aiosqlite.Connection, func: Callable[..., Any], calls: Iterable[Arguments]
+) -> None:
+    """One call after another, over aiosqlite's public API: pickle, BEGIN, two inserts, COMMIT, a hop each."""
+    for args in calls:
+        payload = _encode(func, args)
+        await db.execute("BEGIN IMMEDIATE")
+        cursor = await db.execute(_INSERT, task_row(func, time.time_ns() // 1000))
+        await db.execute(_INSERT_PAYLOAD, (cursor.lastrowid, payload))
+        await db.execute("COMMIT")
+
+
+async def enqueue_by_transaction(
+    db: aiosqlite.Connection, func: Callable[..., Any], calls: Iterable[Arguments]
+) -> None:
+    """One call after another: pickle, then the whole transaction of two inserts in one hop."""
+    for args in calls:
+        await db._execute(_store_one, db._conn, task_row(func, time.time_ns() // 1000), _encode(func, args))
+
+
+async def enqueue_in_batches(
+    db: aiosqlite.Connection, func: Callable[..., Any], calls: Iterable[Arguments], size: int
+) -> None:
+    """Pickle `size` calls, insert them as one transaction in one hop, and so on."""
+    for batch in itertools.batched(calls, size):
+        now = time.time_ns() // 1000
+        rows = [task_row(func, now) for _ in batch]
+        payloads = [_encode(func, args) for args in batch]
+        await db._execute(store_batch, db._conn, rows, payloads)
+
+
+def enqueue_in_this_thread(
+    db: sqlite3.Connection, func: Callable[..., Any], calls: Iterable[Arguments], size: int
+) -> None:
+    """As `enqueue_in_batches`, in plain sqlite3 without a hop."""
+    for batch in itertools.batched(calls, size):
+        now = time.time_ns() // 1000
+        store_batch(db, [task_row(func, now) for _ in batch], [_encode(func, args) for args in batch])
+
+
+# -- drain -----------------------------------------------------------------------------------------
+
+_FINISH: Final = """
+UPDATE sitq_tasks SET status = 'success', due_at = NULL, finished_at = ?1, expires_at = ?1 + result_ttl
+WHERE seq IN (SELECT value FROM json_each(?2))
+"""
+_RESULT: Final = "INSERT INTO sitq_results (seq, result, error) VALUES (?, ?, NULL)"
+_DUE: Final = """
+SELECT seq FROM sitq_tasks INDEXED BY sitq_due WHERE queue = 'default' AND due_at <= ?
+ORDER BY priority, due_at, seq LIMIT ?
+"""
+_FENCE: Final = "UPDATE sitq_meta SET value = value + 1 WHERE key = 'fence' RETURNING value"
+_TAKE: Final = """
+UPDATE sitq_tasks SET
+    status = 'running', attempt = attempt + 1, fence = ?1, worker = ?2, due_at = ?3, started_at = ?4
+WHERE seq IN (SELECT value FROM json_each(?5))
+"""
+_PAYLOADS: Final = "SELECT seq, payload FROM sitq_payloads WHERE seq IN (SELECT value FROM json_each(?))"
+
+type Payloads = list[tuple[int, bytes]]
+type Results = list[tuple[int, bytes]]
+
+
+def cycle(db: sqlite3.Connection, results: Results, limit: int, worker: str) -> Payloads:
+    """Complete what has run and reserve what comes next, in one transaction."""
+    now = time.time_ns() // 1000
+    db.execute("BEGIN IMMEDIATE")
+    if results:
+        db.execute(_FINISH, (now, json.dumps([seq for seq, _ in results])))
+        db.executemany(_RESULT, results)
+    due = [seq for (seq,) in db.execute(_DUE, (now, limit))]
+    payloads: Payloads = []
+    if due:
+        seqs = json.dumps(due)
+        [[fence]] = db.execute(_FENCE).fetchall()
+        db.execute(_TAKE, (fence, worker, now + _LEASE, now, seqs))
+        payloads = db.execute(_PAYLOADS, (seqs,)).fetchall()
+    db.execute("COMMIT")
+    return payloads
+
+
+async def drain(db: aiosqlite.Connection, concurrency: int, worker: str = "limit") -> int:
+    """Run coroutine functions until nothing is due.
+
+    A loop of: one hop and one transaction that completes the last batch and reserves the next one; then load each call,
+    await it, and pickle what it returned. No asyncio task is made for a call. Returns how many have run.
+    """
+    results: Results = []
+    count = 0
+    while payloads := await db._execute(cycle, db._conn, results, concurrency, worker):
+        results = []
+        for seq, payload in payloads:
+            func, args, kwargs = pickle.loads(payload)
+            results.append((seq, pickle.dumps(await func(*args, **kwargs), PICKLE_PROTOCOL)))
+        count += len(results)
+    return count
+
+
+async def drain_in_threads(db: aiosqlite.Connection, concurrency: int, worker: str = "limit") -> int:
+    """As `drain`, for plain functions: each batch is loaded, run and pickled on a thread pool of that size."""
+    loop = asyncio.get_running_loop()
+    results: Results = []
+    count = 0
+    with ThreadPoolExecutor(concurrency) as pool:
+        while payloads := await db._execute(cycle, db._conn, results, concurrency, worker):
+            results = await loop.run_in_executor(None, partial(_run_all, pool, payloads))
+            count += len(results)
+    return count
+
+
+def _run_all(pool: ThreadPoolExecutor, payloads: Payloads) -> Results:
+    return list(pool.map(_run_one, payloads))
+
+
+def _run_one(task: tuple[int, bytes]) -> tuple[int, bytes]:
+    seq, payload = task
+    func, args, kwargs = pickle.loads(payload)
+    return seq, pickle.dumps(func(*args, **kwargs), PICKLE_PROTOCOL)
+
+
+# -- filling a file --------------------------------------------------------------------------------
+
+
+def fill(
+    path: Path, func: Callable[..., Any], count: int, encode: Callable[[int], bytes] | None = None
+) -> None:
+    """Make a file with `count` due tasks, not synced, with an empty log. Not part of any measurement."""
+    db = connect(path, "fast")
+    db.execute("PRAGMA synchronous = OFF")
+    now = time.time_ns() // 1000
+    rows = [task_row(func, now) for _ in range(count)]
+    encode = encode or (lambda number: _encode(func, (number,)))
+    store_batch(db, rows, [encode(number) for number in range(count)])
+    db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    db.close()
