@@ -14,9 +14,11 @@ STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREA
 
 @contextmanager
 def stop_signals(handle: Callable[[int], None]) -> Iterator[None]:
-    """Call `handle` on the running loop for each stop signal, and put the former handlers back at the end.
+    """Call `handle` for each stop signal, and put the former handlers back at the end.
 
-    Outside the main thread signals cannot be handled, and nothing is installed.
+    It is called on the main thread between two instructions, whatever runs there, also when the loop is blocked; so it
+    may only count and use `call_soon_threadsafe`. Outside the main thread signals cannot be handled, and nothing is
+    installed.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -24,15 +26,17 @@ def stop_signals(handle: Callable[[int], None]) -> Iterator[None]:
     loop = asyncio.get_running_loop()
 
     def on_signal(number: int, frame: FrameType | None) -> None:
-        loop.call_soon_threadsafe(handle, number)
+        handle(number)
 
     former: dict[int, Any] = {}
     for number in STOP_SIGNALS:
         former[number] = signal.getsignal(number)
         try:
-            loop.add_signal_handler(number, handle, number)
-        except NotImplementedError:  # Windows: the interpreter's own handler has to hand over to the loop
-            signal.signal(number, on_signal)
+            # For its side effect: the loop wakes up whichever thread the system gives the signal to.
+            loop.add_signal_handler(number, _nothing)
+        except NotImplementedError:  # Windows, where the loop always does
+            pass
+        signal.signal(number, on_signal)
     try:
         yield
     finally:
@@ -43,3 +47,7 @@ def stop_signals(handle: Callable[[int], None]) -> Iterator[None]:
                 pass
             if handler is not None:  # None: it was installed by something other than Python
                 signal.signal(number, handler)
+
+
+def _nothing() -> None:
+    pass

@@ -85,6 +85,7 @@ class Worker:
         self._emit: Emit = log_event
         self._services: _Services | None = None
         self._used = False
+        self._forced_by: int | None = None
 
     @property
     def id(self) -> str:
@@ -95,6 +96,11 @@ class Worker:
     def running(self) -> int:
         """How many tasks run right now."""
         return self._services.executor.running if self._services is not None else 0
+
+    @property
+    def forced_by(self) -> int | None:
+        """The signal that made `run` give its tasks back at once; None if it waited for them."""
+        return self._forced_by
 
     async def run(self, duration: Duration | None = None, until_idle: bool = False) -> None:
         """Work until `stop()`, SIGINT or SIGTERM, then shut down in order.
@@ -121,6 +127,7 @@ class Worker:
                 finally:
                     await self._shut_down()
         finally:
+            self._forced_by = services.forced_by
             services.raise_failure()
 
     async def stop(self) -> None:
@@ -228,7 +235,9 @@ class _Services:
         self._loops: list[asyncio.Task[None]] = []
         self._stop_requested = asyncio.Event()
         self._hurry = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
         self._signals = 0
+        self.forced_by: int | None = None
         self._failure: BaseException | None = None
         self.stopped = asyncio.Event()
 
@@ -294,12 +303,14 @@ class _Services:
         self._stop_requested.set()
 
     def on_signal(self, number: int) -> None:
+        """Called by the signal handler itself, so that a third signal ends the process when a task blocks the loop."""
         self._signals += 1
-        self.request_stop()
-        if self._signals == 2:
-            self.hurry()
-        elif self._signals > 2:
+        if self._signals > 2:
             os._exit(128 + number)
+        if self._signals == 2:
+            self.forced_by = number
+            self._loop.call_soon_threadsafe(self.hurry)
+        self._loop.call_soon_threadsafe(self.request_stop)
 
     def hurry(self) -> None:
         """Do not wait for running tasks: give them back now."""
