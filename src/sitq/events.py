@@ -5,14 +5,12 @@ Code that does something emits an event and never logs. Arguments and results ar
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from sitq.model import TaskId
 
 
-@dataclass(frozen=True, slots=True)
-class TaskEnqueued:
+class TaskEnqueued(NamedTuple):
     """A task is stored."""
 
     task_id: TaskId
@@ -20,8 +18,7 @@ class TaskEnqueued:
     queue: str
 
 
-@dataclass(frozen=True, slots=True)
-class TaskStarted:
+class TaskStarted(NamedTuple):
     """An attempt begins."""
 
     task_id: TaskId
@@ -31,8 +28,7 @@ class TaskStarted:
     worker: str
 
 
-@dataclass(frozen=True, slots=True)
-class TaskSucceeded:
+class TaskSucceeded(NamedTuple):
     """An attempt returned; its result is on the way to the storage."""
 
     task_id: TaskId
@@ -43,8 +39,7 @@ class TaskSucceeded:
     duration: float
 
 
-@dataclass(frozen=True, slots=True)
-class TaskFailed:
+class TaskFailed(NamedTuple):
     """An attempt failed and the task is given up."""
 
     task_id: TaskId
@@ -57,8 +52,7 @@ class TaskFailed:
     error: str
 
 
-@dataclass(frozen=True, slots=True)
-class TaskCancelled:
+class TaskCancelled(NamedTuple):
     """A running task was stopped on request."""
 
     task_id: TaskId
@@ -69,8 +63,7 @@ class TaskCancelled:
     duration: float
 
 
-@dataclass(frozen=True, slots=True)
-class TaskReleased:
+class TaskReleased(NamedTuple):
     """A worker that stops gave a task back; the attempt is not counted."""
 
     task_id: TaskId
@@ -81,8 +74,7 @@ class TaskReleased:
     duration: float
 
 
-@dataclass(frozen=True, slots=True)
-class TaskLost:
+class TaskLost(NamedTuple):
     """The lease of a running task went to somebody else; what this run makes of it no longer counts."""
 
     task_id: TaskId
@@ -93,8 +85,7 @@ class TaskLost:
     duration: float
 
 
-@dataclass(frozen=True, slots=True)
-class TaskStuck:
+class TaskStuck(NamedTuple):
     """A task did not stop when it was cancelled. It keeps its slot until it ends; its outcome no longer counts."""
 
     task_id: TaskId
@@ -105,18 +96,16 @@ class TaskStuck:
     duration: float
 
 
-@dataclass(frozen=True, slots=True)
-class BackgroundTasksLeft:
+class BackgroundTasksLeft(NamedTuple):
     """A task ended and left asyncio tasks behind; they were cancelled."""
 
     task_id: TaskId
     task: str
     worker: str
-    count: int
+    left: int
 
 
-@dataclass(frozen=True, slots=True)
-class OutcomeRefused:
+class OutcomeRefused(NamedTuple):
     """The storage refused an outcome because the lease had been lost. It changed nothing."""
 
     task_id: TaskId
@@ -124,8 +113,7 @@ class OutcomeRefused:
     worker: str
 
 
-@dataclass(frozen=True, slots=True)
-class LoopBlocked:
+class LoopBlocked(NamedTuple):
     """The event loop has not run for `seconds`: something blocks it. Leases are renewed all the same."""
 
     worker: str
@@ -134,8 +122,7 @@ class LoopBlocked:
     stack: str
 
 
-@dataclass(frozen=True, slots=True)
-class StorageFailed:
+class StorageFailed(NamedTuple):
     """A worker could not reach the storage; it tries again in `retry_in` seconds."""
 
     worker: str
@@ -144,8 +131,7 @@ class StorageFailed:
     retry_in: float
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerStarted:
+class WorkerStarted(NamedTuple):
     """A worker begins to take tasks."""
 
     worker: str
@@ -153,16 +139,14 @@ class WorkerStarted:
     concurrency: int
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerStopping:
+class WorkerStopping(NamedTuple):
     """A worker takes no more tasks and waits for `running` of them."""
 
     worker: str
     running: int
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerStopped:
+class WorkerStopped(NamedTuple):
     """A worker has stopped; nothing it reserved is left open."""
 
     worker: str
@@ -208,7 +192,7 @@ _LINES: Final[Mapping[type[Any], tuple[int, str, str]]] = {
     BackgroundTasksLeft: (
         logging.WARNING,
         "task.background_left",
-        "{task}[{task_id}] left {count} asyncio task(s) running; they were cancelled",
+        "{task}[{task_id}] left {left} asyncio task(s) running; they were cancelled",
     ),
     OutcomeRefused: (
         logging.WARNING,
@@ -240,5 +224,5 @@ def log_event(event: Event) -> None:
     level, name, template = _LINES[type(event)]
     if not _logger.isEnabledFor(level):
         return
-    data = {field.name: getattr(event, field.name) for field in fields(event)}
+    data = event._asdict()
     _logger.log(level, "%s", template.format_map(data), extra={"event": name, **data})

@@ -1,5 +1,7 @@
 """The values that cross the layers: plain, frozen, and without services in them.
 
+What is made once a task or more often is a named tuple, which costs a third of a frozen dataclass to make.
+
 A task lives through these states. `due_at` is the one clock of a task: the next moment it may be reserved. A
 schedule, a lease and a heartbeat are all writes to it, so nothing has to move tasks from one list to another.
 
@@ -91,8 +93,7 @@ class Held(NamedTuple):
     fence: int
 
 
-@dataclass(frozen=True, slots=True)
-class ReservedTask:
+class ReservedTask(NamedTuple):
     """A task handed to a worker until its lease runs out.
 
     Attributes:

@@ -290,7 +290,8 @@ def _apply(
             rings.queues.add(row.queue)
     for status, seqs in finished.items():
         db.execute(_FINISH, (status, now, json.dumps(seqs)))
-    db.executemany(_GIVE_BACK, given_back)
+    if given_back:
+        db.executemany(_GIVE_BACK, given_back)
     db.executemany("INSERT OR REPLACE INTO sitq_results (seq, result, error) VALUES (?, ?, ?)", results)
 
 
