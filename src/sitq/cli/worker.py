@@ -1,0 +1,110 @@
+"""`sitq worker`: runs tasks until it is told to stop, and sees to it that the process then ends."""
+
+import argparse
+import asyncio
+import logging
+import os
+import sys
+import threading
+import time
+from typing import Any, Final
+
+from sitq.cli import logs
+from sitq.cli.arguments import Parser, choice, integer, names, span
+from sitq.cli.exits import CommandError, Exit
+from sitq.cli.load import TARGET_FORMS, load_queue
+from sitq.queue import TaskQueue
+from sitq.worker.worker import Worker
+
+_LINGER: Final = 5.0
+"""How long what a task has left behind (a coroutine that ignores its cancellation, a thread) may keep the process."""
+
+_FLUSH: Final = 1.0
+
+logger = logging.getLogger("sitq.cli")
+
+
+def add(commands: Any) -> None:
+    parser: Parser = commands.add_parser(
+        "worker",
+        help="run tasks until stopped",
+        description="Run tasks until stopped. The first SIGINT or SIGTERM lets running tasks finish, a second one "
+        "gives them back at once (exit code 130 or 143), a third one ends the process. In [brackets]: the "
+        "environment variable that says the same.",
+    )
+    parser.add_argument(
+        "target", nargs="?", metavar="TARGET", help=f"where tasks come from: {TARGET_FORMS} [SITQ_APP]"
+    )
+    option = parser.option
+    option(
+        "-q",
+        "--queues",
+        env="SITQ_WORKER_QUEUES",
+        convert=names,
+        metavar="A,B",
+        help="take from these queues only",
+    )
+    option("-c", "--concurrency", env="SITQ_WORKER_CONCURRENCY", convert=integer, metavar="N",
+           help="run so many tasks at once (10)")  # fmt: skip
+    parser.flag("--burst", env="SITQ_WORKER_BURST", help="stop when nothing is due and nothing runs")
+    option(
+        "--max-tasks",
+        env="SITQ_WORKER_MAX_TASKS",
+        convert=integer,
+        metavar="N",
+        help="stop after so many tasks",
+    )
+    option("--shutdown-timeout", env="SITQ_WORKER_SHUTDOWN_TIMEOUT", convert=span, metavar="S",
+           help="how long running tasks may take to finish before they are given back (30)")  # fmt: skip
+    option("--lease", env="SITQ_WORKER_LEASE", convert=span, metavar="S",
+           help="how long after its death another worker takes over its tasks (30)")  # fmt: skip
+    option("--log-level", env="SITQ_WORKER_LOG_LEVEL", convert=choice(logs.LEVELS), metavar="LEVEL",
+           help=f"{', '.join(logs.LEVELS)} (info)")  # fmt: skip
+    option("--log-format", env="SITQ_WORKER_LOG_FORMAT", convert=choice(logs.FORMATS), metavar="FORMAT",
+           help=f"{' or '.join(logs.FORMATS)} (text)")  # fmt: skip
+    parser.set_defaults(run=run, parser=parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    logs.configure(arguments.log_level or "info", arguments.log_format or "text")
+    target = arguments.target or os.environ.get("SITQ_APP")
+    if not target:
+        raise CommandError(f"say where tasks come from, or set SITQ_APP: {TARGET_FORMS}", Exit.USAGE)
+    queue = load_queue(target)
+    settings = {
+        name: value
+        for name in ("queues", "concurrency", "max_tasks", "shutdown_timeout", "lease")
+        if (value := getattr(arguments, name)) is not None
+    }
+    worker = Worker(queue, **settings)
+    code: int = Exit.FAILURE
+    with asyncio.Runner() as runner:
+        try:
+            runner.run(_work(queue, worker, until_idle=bool(arguments.burst)))
+            code = Exit.OK if worker.forced_by is None else 128 + worker.forced_by
+        finally:
+            # From here on nothing but leftovers of tasks can take time, of which the runner would wait for some.
+            threading.Thread(target=_end, args=(code,), name="sitq-end", daemon=True).start()
+    return code
+
+
+async def _work(queue: TaskQueue, worker: Worker, *, until_idle: bool) -> None:
+    async with queue:
+        await worker.run(until_idle=until_idle)
+
+
+def _end(code: int) -> None:
+    """End the process in a while, if it has not ended by itself."""
+    time.sleep(_LINGER)
+    logger.warning("something that a task left behind does not end: the process ends without it")
+    # In a thread, since a lock that is held by what is stuck must not hold this up.
+    flush = threading.Thread(target=_flush, name="sitq-flush", daemon=True)
+    flush.start()
+    flush.join(_FLUSH)
+    os._exit(code)
+
+
+def _flush() -> None:
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
