@@ -25,8 +25,8 @@ class CurrentTask:
     queue: str
     attempt: int
     crashes: int = 0
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-    context: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    context: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
 
 
 _current: ContextVar[CurrentTask] = ContextVar("sitq.current_task")

@@ -259,13 +259,23 @@ def _integer(name: str, minimum: int, maximum: int, note: str) -> Callable[[obje
     return check
 
 
-def _metadata(value: object) -> dict[str, Any]:
+def _mapping(value: object, name: str) -> dict[Any, Any]:
+    """Return a copy of a mapping, whatever its keys are."""
     if not isinstance(value, Mapping):
-        raise ValidationError(f"metadata is {_kind(value)}: give a JSON object, a mapping with str keys")
+        raise ValidationError(f"{name} is {_kind(value)}: give a mapping with str keys")
+    mapping: Mapping[Any, Any] = value
     try:
-        _only_str_keys(value)
-        data = json.dumps(dict(value), allow_nan=False, ensure_ascii=False).encode()
-        # Back from JSON: a copy of our own, and what a reader will get (a list for a tuple, a str for an enum).
+        return dict(mapping)
+    except Exception as error:
+        raise ValidationError(f"{name} cannot be copied ({_said(error)}): give a plain dict") from error
+
+
+def _metadata(value: object) -> dict[str, Any]:
+    copy = _mapping(value, "metadata")
+    try:
+        _only_str_keys(copy)
+        data = json.dumps(copy, allow_nan=False, ensure_ascii=False).encode()
+        # Back from JSON: a copy all the way down, and what a reader will get (a list for a tuple, a str for an enum).
         plain: dict[str, Any] = json.loads(data)
     except UnicodeEncodeError:
         raise ValidationError("metadata contains a lone surrogate: give text that is valid Unicode") from None
@@ -282,27 +292,25 @@ def _metadata(value: object) -> dict[str, Any]:
     return plain
 
 
-def _only_str_keys(value: object, depth: int = 1) -> None:
+def _only_str_keys(value: Any, depth: int = 1) -> None:
     """Refuse other keys, since json would turn 1 and None into strings without a word; and what nests too deep."""
     if depth > MAX_METADATA_DEPTH:
         raise ValueError(f"it is nested more than {MAX_METADATA_DEPTH} deep")
-    if isinstance(value, Mapping):
-        for key, item in value.items():
+    items: Iterable[Any] = ()
+    if isinstance(value, dict):
+        inner: dict[Any, Any] = value
+        for key in inner:
             if not isinstance(key, str):
                 raise TypeError(f"a key is {_kind(key)}")
-            _only_str_keys(item, depth + 1)
+        items = inner.values()
     elif isinstance(value, list | tuple):
-        for item in value:
-            _only_str_keys(item, depth + 1)
+        items = value
+    for item in items:
+        _only_str_keys(item, depth + 1)
 
 
 def _context(value: object) -> dict[str, Any]:
-    if not isinstance(value, Mapping):
-        raise ValidationError(f"context is {_kind(value)}: give a mapping with str keys")
-    try:
-        copy = dict(value)
-    except Exception as error:
-        raise ValidationError(f"context cannot be copied ({_said(error)}): give a plain dict") from error
+    copy = _mapping(value, "context")
     for key in copy:
         if not isinstance(key, str):
             raise ValidationError(f"context has a key that is {_kind(key)}: give a mapping with str keys")

@@ -8,6 +8,8 @@ What can be imported goes by reference through the C pickler. Only what cannot (
 functions, modules made by hand) goes by value through cloudpickle. Plain pickle would take most of those by reference
 without complaint, and the worker could not load them: so the pickler looks at each function and class on its way.
 """
+# cloudpickle is not typed:
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 import inspect
 import json
@@ -145,15 +147,15 @@ class _ReferencePickler(pickle.Pickler):
 
     plain = True
 
-    def reducer_override(self, value: Any) -> Any:
-        kind = type(value)
+    def reducer_override(self, obj: Any, /) -> Any:
+        kind = type(obj)
         if kind is FunctionType or issubclass(kind, type):
-            if not importable(value):
+            if not importable(obj):
                 raise _ByValueError
         elif kind not in _PROVEN:
             self.plain = False
             # If its reducer returns a name, that is looked up in its module.
-            if getattr(value, "__module__", None) in MAIN:
+            if getattr(obj, "__module__", None) in MAIN:
                 raise _ByValueError
         return NotImplemented
 
@@ -161,19 +163,16 @@ class _ReferencePickler(pickle.Pickler):
 class _ValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
     """cloudpickle, which takes by value what lives in `__main__`, and here also what lives in modules made by hand."""
 
-    def reducer_override(self, value: Any) -> Any:
-        home = (
-            value
-            if isinstance(value, ModuleType)
-            else sys.modules.get(getattr(value, "__module__", None) or "")
-        )
-        if isinstance(home, ModuleType) and home.__name__ != "__main__" and home.__spec__ is None:
+    def reducer_override(self, obj: Any) -> Any:
+        name = getattr(obj, "__module__", None)
+        home: Any = obj if isinstance(obj, ModuleType) else sys.modules.get(name or "")
+        if isinstance(home, ModuleType) and _made_by_hand(home):
             # cloudpickle would look no further than sys.modules. That no other process can import it is a fact
             # about the module, so it may as well stay registered.
             cloudpickle.register_pickle_by_value(home)
-        reduced = super().reducer_override(value)
-        if reduced is NotImplemented and home is not None and home.__name__ in MAIN:
-            reduced = self._not_by_name(value)
+        reduced = super().reducer_override(obj)
+        if reduced is NotImplemented and name in MAIN:
+            reduced = self._not_by_name(obj)
         return reduced
 
     def _not_by_name(self, value: Any) -> Any:
@@ -186,6 +185,11 @@ class _ValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
                 f"it is pickled as the name {reduced!r} in __main__, which a worker lacks"
             )
         return reduced
+
+
+def _made_by_hand(module: ModuleType) -> bool:
+    name = module.__name__
+    return module.__spec__ is None and name != "__main__" and sys.modules.get(name) is module
 
 
 def _encode(value: Any, flat: bool = False) -> tuple[bytes, bool]:
@@ -354,12 +358,14 @@ def decode_error(data: bytes) -> ErrorInfo:
     """
     try:
         fields = json.loads(data)
-        info = ErrorInfo(fields["type"], fields["message"], fields["traceback"])
+        texts = [fields[name] for name in ("type", "message", "traceback")]
     except Exception as error:
-        raise TaskSerializationError(f"these bytes are not an error written by sitq: {error!r}") from error
-    if not all(isinstance(text, str) for text in (info.type, info.message, info.traceback)):
+        raise TaskSerializationError(
+            f"these bytes are not an error written by sitq: {_reason(error)}"
+        ) from error
+    if not all(isinstance(text, str) for text in texts):
         raise TaskSerializationError("these bytes are not an error written by sitq")
-    return info
+    return ErrorInfo(*texts)
 
 
 def _traceback(error: BaseException) -> str:

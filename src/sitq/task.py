@@ -1,4 +1,6 @@
 """Task definitions and calls: what to run, before anything is stored."""
+# cloudpickle is not typed:
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 import copyreg
 import inspect

@@ -420,6 +420,12 @@ def test_modules_made_by_hand_go_by_value(
     assert decode_call(whole)[0].args[0].FACTOR == 2
 
 
+def test_a_module_that_stands_nowhere_goes_by_value() -> None:
+    module = types.ModuleType("nowhere")
+    vars(module)["FACTOR"] = 3
+    assert there_and_back(resize, module).args[0].FACTOR == 3
+
+
 def test_modules_registered_by_value_go_by_value() -> None:
     here = sys.modules[HERE]
     cloudpickle.register_pickle_by_value(here)
