@@ -8,27 +8,35 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import TextIO
 
 from benchmarks import report
 from benchmarks.drain import drain
 from benchmarks.enqueue import enqueue
+from benchmarks.footprint import idle, memory
 from benchmarks.measure import Figure, Scale
+from benchmarks.stored import stored
+from benchmarks.wakeup import wakeup
 
 BENCHMARKS: dict[str, Callable[[Scale], AsyncIterator[Figure]]] = {
     "enqueue": enqueue,
     "drain": drain,
+    "wakeup": wakeup,
+    "idle": idle,
+    "memory": memory,
+    "stored": stored,
 }
 
 
-async def measure(names: list[str], scale: Scale) -> list[Figure]:
+async def measure(names: list[str], scale: Scale, out: TextIO) -> list[Figure]:
     """Run benchmarks by name and print each line as soon as it is known."""
     figures: list[Figure] = []
     for line in report.lines([]):
-        print(line)
+        print(line, file=out)
     for name in names:
         async for figure in BENCHMARKS[name](scale):
             figures.append(figure)
-            print(list(report.lines([figure]))[-1], flush=True)
+            print(list(report.lines([figure]))[-1], file=out, flush=True)
     return figures
 
 
@@ -59,8 +67,9 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"unknown: {', '.join(unknown)}; choose from {', '.join(BENCHMARKS)}")
     start = time.perf_counter()
     machine = report.facts(given.dir)
-    print(", ".join(f"{key} {value}" for key, value in machine.items()), file=sys.stderr)
-    figures = asyncio.run(measure(given.names or list(BENCHMARKS), Scale(given.quick, given.dir)))
+    out = sys.stderr if given.json == "-" else sys.stdout
+    print(", ".join(f"{key} {value}" for key, value in machine.items()), file=out)
+    figures = asyncio.run(measure(given.names or list(BENCHMARKS), Scale(given.quick, given.dir), out))
     seconds = time.perf_counter() - start
     if given.json:
         text = json.dumps(report.as_json(figures, machine, quick=given.quick, seconds=seconds), indent=2)

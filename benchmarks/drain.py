@@ -5,6 +5,7 @@ from pathlib import Path
 
 from benchmarks import limits
 from benchmarks.measure import DURABILITIES, Durability, Figure, Scale, Target, compare, stopwatch
+from benchmarks.process import child
 from benchmarks.tasks import noop, noop_sync
 from sitq import TaskQueue, Worker
 from sitq.backends.sqlite import SQLiteBackend
@@ -12,21 +13,23 @@ from sitq.serialization import encode_call
 from sitq.task import Call
 
 FAST_ENOUGH = Target("ratio", ">=", 0.6)
-_COUNTS = {1: 1500, 10: 6000, 100: 12_000}
+_COUNTS = {1: (800, 150), 10: (6000, 1200), 100: (12_000, 3000)}
 
 
 async def drain(scale: Scale) -> AsyncIterator[Figure]:
-    """Drain coroutine functions at concurrency 1, 10 and 100, and plain functions at 100."""
+    """Drain coroutine functions at concurrency 1, 10 and 100, plain functions at 100, and with two processes."""
     for concurrency in (1, 10, 100):
         for durability in DURABILITIES:
             yield await _one_process(scale, durability, concurrency, plain=False)
     for durability in DURABILITIES:
         yield await _one_process(scale, durability, 100, plain=True)
+    for durability in DURABILITIES:
+        yield await _two_processes(scale, durability)
 
 
 async def _one_process(scale: Scale, durability: Durability, concurrency: int, *, plain: bool) -> Figure:
     func = noop_sync if plain else noop
-    count = scale.count(_COUNTS[concurrency] // (2 if plain else 1), _COUNTS[concurrency] // 5)
+    count = scale.count(*_COUNTS[concurrency])
 
     async def ours() -> float:
         with scale.file() as path:
@@ -53,6 +56,40 @@ async def _one_process(scale: Scale, durability: Durability, concurrency: int, *
         note=f"limit: {concurrency} completed and {concurrency} reserved a transaction"
         + (", run on a thread pool" if plain else ""),
     )
+
+
+async def _two_processes(scale: Scale, durability: Durability) -> Figure:
+    count = scale.count(*_COUNTS[100])
+    async with child("drainer") as one, child("drainer") as two:
+
+        async def run(who: str, path: Path) -> float:
+            for each in (one, two):
+                each.tell("open", who, path, durability, 100)
+            for each in (one, two):
+                await each.answer()
+            for each in (one, two):
+                each.tell("go")
+            times = [await one.answer(), await two.answer()]
+            return count / (max(time["end"] for time in times) - min(time["start"] for time in times)) * 1e9
+
+        async def ours() -> float:
+            with scale.file() as path:
+                fill_for_sitq(path, noop, count)
+                return await run("sitq", path)
+
+        async def limit() -> float:
+            with scale.file() as path:
+                limits.fill(path, noop, count)
+                return await run("limit", path)
+
+        return await compare(
+            f"drain, two processes of concurrency 100, {durability}",
+            "tasks/s",
+            ours,
+            limit,
+            rounds=scale.rounds,
+            note="limit: two of the loops for one process",
+        )
 
 
 def fill_for_sitq(path: Path, func: object, count: int) -> None:

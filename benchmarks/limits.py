@@ -11,11 +11,12 @@ import asyncio
 import itertools
 import json
 import pickle
+import socket
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -25,6 +26,7 @@ import aiosqlite
 from benchmarks.measure import Durability
 from sitq.backends.sqlite import schema
 
+type Database = aiosqlite.Connection
 type Arguments = tuple[Any, ...]
 type Row = tuple[Any, ...]
 
@@ -50,7 +52,7 @@ def connect(path: Path, durability: Durability) -> sqlite3.Connection:
 
 
 @asynccontextmanager
-async def aconnect(path: Path, durability: Durability) -> AsyncIterator[aiosqlite.Connection]:
+async def aconnect(path: Path, durability: Durability) -> AsyncIterator[Database]:
     """The same connection on aiosqlite's thread."""
     async with aiosqlite.Connection(lambda: connect(path, durability), iter_chunk_size=64) as db:
         yield db
@@ -95,9 +97,7 @@ def store_batch(db: sqlite3.Connection, rows: Sequence[Row], payloads: Sequence[
     db.execute("COMMIT")
 
 
-async def enqueue_by_statement(
-    db: aiosqlite.Connection, func: Callable[..., Any], calls: Iterable[Arguments]
-) -> None:
+async def enqueue_by_statement(db: Database, func: Callable[..., Any], calls: Iterable[Arguments]) -> None:
     """One call after another, over aiosqlite's public API: pickle, BEGIN, two inserts, COMMIT, a hop each."""
     for args in calls:
         payload = _encode(func, args)
@@ -107,19 +107,17 @@ async def enqueue_by_statement(
         await db.execute("COMMIT")
 
 
-async def enqueue_by_transaction(
-    db: aiosqlite.Connection, func: Callable[..., Any], calls: Iterable[Arguments]
-) -> None:
+async def enqueue_by_transaction(db: Database, func: Callable[..., Any], calls: Iterable[Arguments]) -> None:
     """One call after another: pickle, then the whole transaction of two inserts in one hop."""
     for args in calls:
         await db._execute(_store_one, db._conn, task_row(func, time.time_ns() // 1000), _encode(func, args))
 
 
 async def enqueue_in_batches(
-    db: aiosqlite.Connection, func: Callable[..., Any], calls: Iterable[Arguments], size: int
+    db: Database, func: Callable[..., Any], calls: Iterable[Arguments], size: int
 ) -> None:
     """Pickle `size` calls, insert them as one transaction in one hop, and so on."""
-    for batch in itertools.batched(calls, size):
+    for batch in itertools.batched(calls, size, strict=False):
         now = time.time_ns() // 1000
         rows = [task_row(func, now) for _ in batch]
         payloads = [_encode(func, args) for args in batch]
@@ -130,7 +128,7 @@ def enqueue_in_this_thread(
     db: sqlite3.Connection, func: Callable[..., Any], calls: Iterable[Arguments], size: int
 ) -> None:
     """As `enqueue_in_batches`, in plain sqlite3 without a hop."""
-    for batch in itertools.batched(calls, size):
+    for batch in itertools.batched(calls, size, strict=False):
         now = time.time_ns() // 1000
         store_batch(db, [task_row(func, now) for _ in batch], [_encode(func, args) for args in batch])
 
@@ -176,7 +174,7 @@ def cycle(db: sqlite3.Connection, results: Results, limit: int, worker: str) -> 
     return payloads
 
 
-async def drain(db: aiosqlite.Connection, concurrency: int, worker: str = "limit") -> int:
+async def drain(db: Database, concurrency: int, worker: str = "limit") -> int:
     """Run coroutine functions until nothing is due.
 
     A loop of: one hop and one transaction that completes the last batch and reserves the next one; then load each call,
@@ -193,7 +191,7 @@ async def drain(db: aiosqlite.Connection, concurrency: int, worker: str = "limit
     return count
 
 
-async def drain_in_threads(db: aiosqlite.Connection, concurrency: int, worker: str = "limit") -> int:
+async def drain_in_threads(db: Database, concurrency: int, worker: str = "limit") -> int:
     """As `drain`, for plain functions: each batch is loaded, run and pickled on a thread pool of that size."""
     loop = asyncio.get_running_loop()
     results: Results = []
@@ -213,6 +211,50 @@ def _run_one(task: tuple[int, bytes]) -> tuple[int, bytes]:
     seq, payload = task
     func, args, kwargs = pickle.loads(payload)
     return seq, pickle.dumps(func(*args, **kwargs), PICKLE_PROTOCOL)
+
+
+# -- wake-up ---------------------------------------------------------------------------------------
+
+
+async def enqueue_and_ring(
+    db: Database, func: Callable[..., Any], args: Arguments, sock: socket.socket
+) -> None:
+    """One call: pickle it, then insert it and send a datagram to the one who waits for it, in one hop."""
+
+    def store_and_ring(connection: sqlite3.Connection, row: Row, payload: bytes) -> None:
+        _store_one(connection, row, payload)
+        sock.send(b"ring")
+
+    await db._execute(store_and_ring, db._conn, task_row(func, time.time_ns() // 1000), _encode(func, args))
+
+
+async def serve_here(db: Database, bell: asyncio.Event) -> None:
+    """Sleep until somebody of this loop sets the event, then drain: one hop to reserve before the call runs."""
+    while True:
+        await bell.wait()
+        bell.clear()
+        await drain(db, 10)
+
+
+async def serve(db: Database, ready: Callable[[int], None]) -> None:
+    """Sleep until a datagram comes, then drain. Tells the port that it listens on."""
+    bell = asyncio.Event()
+
+    class Bell(asyncio.DatagramProtocol):
+        def datagram_received(self, data: bytes, addr: object) -> None:
+            bell.set()
+
+    transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(
+        Bell, local_addr=("127.0.0.1", 0)
+    )
+    ready(transport.get_extra_info("sockname")[1])
+    await serve_here(db, bell)
+
+
+def results(path: Path) -> list[Any]:
+    """What the calls returned, in the order in which they were stored. Not part of any measurement."""
+    with closing(sqlite3.connect(path)) as db:
+        return [pickle.loads(data) for (data,) in db.execute("SELECT result FROM sitq_results ORDER BY seq")]
 
 
 # -- filling a file --------------------------------------------------------------------------------

@@ -80,7 +80,7 @@ class Scale:
     @property
     def rounds(self) -> int:
         """How often sitq and the limit take turns."""
-        return 3 if self.quick else 7
+        return 3 if self.quick else 5
 
     def count(self, full: int, quick: int | None = None) -> int:
         """How many of something: `full`, or for a look `quick` or a tenth."""

@@ -1,5 +1,6 @@
 """The table and the JSON."""
 
+import math
 import os
 import platform
 import sqlite3
@@ -19,7 +20,7 @@ _HEAD = ("figure", "sitq", "limit", "unit", "ratio", "target", "")
 
 def number(value: float | None) -> str:
     """Three significant digits, with thousands separated."""
-    if value is None:
+    if value is None or not math.isfinite(value):
         return "-"
     if abs(value) >= 100:
         return f"{value:,.0f}"
@@ -94,5 +95,12 @@ def as_json(
         "machine": machine,
         "quick": quick,
         "seconds": round(seconds, 1),
-        "figures": [asdict(figure) | {"met": figure.met} for figure in figures],
+        "figures": [
+            {name: _finite(value) for name, value in asdict(figure).items()} | {"met": figure.met}
+            for figure in figures
+        ],
     }
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
