@@ -32,7 +32,8 @@ def main(db: Path) -> None:
         print(f"2 tasks stored, nothing runs yet: {resized.status()}, {greeted.status()}")
 
         # As in a shell: python -m sitq worker sync_client.db
-        worker = subprocess.Popen([sys.executable, "-m", "sitq", "worker", str(db)])  # noqa: S603
+        command = [sys.executable, "-m", "sitq", "worker", str(db), "--log-level", "error"]
+        worker = subprocess.Popen(command)  # noqa: S603
         try:
             print("worker started")
             print(resized.result(timeout=30))

@@ -67,15 +67,15 @@ async def enqueue(queue: TaskQueue, files: list[Path]) -> dict[str, str]:
 async def have_them_done(queue: TaskQueue, db: Path, total: int, concurrency: int) -> None:
     """Have one half of the tasks done by a worker that gets killed, and the other half by its successor."""
     with Progress(total) as progress:
-        async with worker_process(db, name="worker-1", concurrency=concurrency) as worker:
-            progress.say(f"worker-1 is process {worker.pid}")
+        async with worker_process(db, concurrency=concurrency) as worker:
+            progress.say(f"a worker starts in process {worker.pid}")
             # If it died with no task in its hands, there would be nothing to take over.
             await watch(queue, worker, progress, lambda now: now.done >= total // 2 and now.running > 0)
             worker.kill()
         left = await count(queue)
-        progress.say(f"worker-1 was killed after {left.done:,} tasks, while it ran {left.running}")
-        async with worker_process(db, name="worker-2", concurrency=concurrency) as worker:
-            progress.say(f"worker-2 is process {worker.pid}")
+        progress.say(f"the worker was killed after {left.done:,} tasks, while it ran {left.running}")
+        async with worker_process(db, concurrency=concurrency) as worker:
+            progress.say(f"another worker starts in process {worker.pid}")
             await watch(queue, worker, progress, lambda now: now.done == total)
 
 

@@ -60,7 +60,7 @@ async def prove(queue: TaskQueue, files: Mapping[str, str]) -> Proof:
         },
         outcomes=outcomes,
         started_again=sum(record.attempt > 1 for record in records),
-        finished_by=Counter(record.worker for record in records),
+        finished_by=Counter(record.worker for record in reversed(records)),
         refused=(await queue.stats()).stale_outcomes,
     )
 

@@ -58,5 +58,5 @@ def print_proof(proof: Proof) -> None:
         print(f"  {'yes' if holds else 'NO '}  {check}")
     print(f"  {proof.started_again:>3}  tasks were started again after the kill")
     print(f"  {proof.refused:>3}  results came too late and were refused")
-    for worker, number in sorted(proof.finished_by.items(), key=str):
-        print(f"  {number:,} results from {worker}")
+    for worker, number in proof.finished_by.items():
+        print(f"  {number:,} results are from worker {worker}")

@@ -13,12 +13,12 @@ ROOT = Path(__file__).parents[2]
 
 
 @asynccontextmanager
-async def worker_process(db: Path, *, name: str, concurrency: int) -> AsyncIterator[Process]:
+async def worker_process(db: Path, *, concurrency: int) -> AsyncIterator[Process]:
     """Run a worker on the file `db` for as long as the block lasts.
 
     It runs in the folder that holds `examples`, so that it can import the functions that the tasks name.
     """
-    process = await create_subprocess_exec(*worker_command(db, name, concurrency), cwd=ROOT)
+    process = await create_subprocess_exec(*worker_command(db, concurrency), cwd=ROOT)
     try:
         yield process
     finally:
@@ -27,7 +27,7 @@ async def worker_process(db: Path, *, name: str, concurrency: int) -> AsyncItera
         await process.wait()
 
 
-def worker_command(db: Path, name: str, concurrency: int) -> list[str]:
+def worker_command(db: Path, concurrency: int) -> list[str]:
     """Return the command line of a worker."""
-    command = [sys.executable, "-m", "examples.stdlib_index.sidecar", str(db.resolve())]
-    return [*command, "--id", name, "--concurrency", str(concurrency), "--lease", str(LEASE)]
+    options = f"--concurrency {concurrency} --lease {LEASE} --log-level error".split()
+    return [sys.executable, "-m", "sitq", "worker", str(db.resolve()), *options]

@@ -31,7 +31,7 @@ async def test_survives_the_death_of_its_worker(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""
 
-    killed = re.search(r"worker-1 was killed after (\d+) tasks, while it ran (\d+)", done.stdout)
+    killed = re.search(r"the worker was killed after (\d+) tasks, while it ran (\d+)", done.stdout)
     assert killed is not None
     finished, running = map(int, killed.groups())
     assert FILES // 2 <= finished < FILES
@@ -44,8 +44,8 @@ async def test_survives_the_death_of_its_worker(tmp_path: Path) -> None:
         "yes  every start but one ended with the death of its worker",
         f"{running}  tasks were started again after the kill",
         "0  results came too late and were refused",
-        f"{finished} results from worker-1",
-        f"{FILES - finished} results from worker-2",
+        f"{finished} results are from worker ",
+        f"{FILES - finished} results are from worker ",
     ):
         assert line in done.stdout
     assert "NO " not in done.stdout
