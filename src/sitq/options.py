@@ -4,6 +4,8 @@
 returns the value in the form that is stored (UTC, `timedelta`, plain dict) or raises a `ValidationError` that names the
 field, what was given, what is accepted and the way out.
 """
+# What comes in here is of any type:
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 import difflib
 import json
@@ -263,9 +265,8 @@ def _mapping(value: object, name: str) -> dict[Any, Any]:
     """Return a copy of a mapping, whatever its keys are."""
     if not isinstance(value, Mapping):
         raise ValidationError(f"{name} is {_kind(value)}: give a mapping with str keys")
-    mapping: Mapping[Any, Any] = value
     try:
-        return dict(mapping)
+        return dict(value)
     except Exception as error:
         raise ValidationError(f"{name} cannot be copied ({_said(error)}): give a plain dict") from error
 
@@ -298,11 +299,10 @@ def _only_str_keys(value: Any, depth: int = 1) -> None:
         raise ValueError(f"it is nested more than {MAX_METADATA_DEPTH} deep")
     items: Iterable[Any] = ()
     if isinstance(value, dict):
-        inner: dict[Any, Any] = value
-        for key in inner:
+        for key in value:
             if not isinstance(key, str):
                 raise TypeError(f"a key is {_kind(key)}")
-        items = inner.values()
+        items = value.values()
     elif isinstance(value, list | tuple):
         items = value
     for item in items:
