@@ -2,7 +2,7 @@
 
     ```python              run as a script
     ```python title="x"    written to the file x, for the blocks after it
-    ```console             each line that begins with `$ ` is run by sh; a command that ends with `&` until the page ends
+    ```console             each line that begins with `$ ` is run by sh; one that ends with `&`, until the page ends
     ```text                right after one of these: what it printed
 
 What a console block shows after a command is compared too. `...` stands for anything. Other languages are not run.
@@ -155,6 +155,6 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_the_tests_that_the_specifications_name_are_there() -> None:
     for spec in sorted((ROOT / "openspec/specs").rglob("spec.md")):
         for path, name in TEST_NAME.findall(spec.read_text(encoding="utf-8")):
-            assert re.search(rf"^(async )?def {name}\(", (ROOT / path).read_text(encoding="utf-8"), re.MULTILINE), (
-                f"{spec.parent.name} names {path}::{name}"
-            )
+            assert re.search(
+                rf"^(async )?def {name}\(", (ROOT / path).read_text(encoding="utf-8"), re.MULTILINE
+            ), f"{spec.parent.name} names {path}::{name}"
