@@ -230,7 +230,9 @@ def _eta(value: object) -> datetime:
             "with .replace(tzinfo=...)"
         )
     try:
-        return value.astimezone(UTC)
+        utc = value.astimezone(UTC)
+        # A plain datetime, whatever subclass was given: it is stored, compared and pickled.
+        return datetime.combine(utc.date(), utc.time(), UTC)
     except (OverflowError, ValueError) as error:
         raise ValidationError("eta is out of range in UTC: give a datetime from year 1 to 9999") from error
 

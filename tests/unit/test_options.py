@@ -19,6 +19,10 @@ from sitq.options import UNSET, TaskOptions, label, seconds, to_timedelta
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
+class Moment(datetime):
+    """A subclass, as pandas, pendulum and freezegun have."""
+
+
 class Colour(StrEnum):
     RED = "red"
 
@@ -78,6 +82,7 @@ def test_nothing_given() -> None:
         ("eta", NOW, NOW),
         ("eta", datetime(2026, 3, 1, 14, tzinfo=timezone(timedelta(hours=2))), NOW),
         ("eta", datetime(2026, 3, 1, 13, tzinfo=ZoneInfo("Europe/Berlin")), NOW),
+        ("eta", Moment(2026, 3, 1, 12, tzinfo=UTC), NOW),
         ("delay", 0, timedelta(0)),
         ("delay", 1.5, timedelta(seconds=1.5)),
         ("delay", timedelta(minutes=2), timedelta(minutes=2)),
