@@ -13,7 +13,7 @@ application stops are done after its next start.
 """
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 import uvicorn
@@ -27,7 +27,7 @@ from sitq import TaskNotFoundError, TaskQueue, TaskTimeoutError, Worker
 
 
 @asynccontextmanager
-async def lifespan(app: Starlette) -> AsyncIterator[dict[str, TaskQueue]]:
+async def lifespan(app: Starlette) -> AsyncGenerator[dict[str, TaskQueue]]:
     """Work for as long as the application lives. At the end running jobs may finish."""
     db = os.environ.get("SITQ_DB", "web_app.db")
     async with TaskQueue(db) as queue, Worker(queue, concurrency=4, shutdown_timeout=10):

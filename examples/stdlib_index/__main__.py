@@ -148,4 +148,8 @@ def arguments() -> argparse.Namespace:
 
 if __name__ == "__main__":
     given = arguments()
-    sys.exit(asyncio.run(main(new_database(given.db), given.concurrency, given.limit)))
+    try:
+        code = asyncio.run(main(new_database(given.db), given.concurrency, given.limit))
+    except KeyboardInterrupt:
+        code = 130
+    sys.exit(code)

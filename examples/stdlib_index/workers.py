@@ -2,7 +2,7 @@
 
 import sys
 from asyncio.subprocess import Process, create_subprocess_exec
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @asynccontextmanager
-async def worker_process(db: Path, *, concurrency: int) -> AsyncIterator[Process]:
+async def worker_process(db: Path, *, concurrency: int) -> AsyncGenerator[Process]:
     """Run a worker on the file `db` for as long as the block lasts.
 
     It runs in the folder that holds `examples`, so that it can import the functions that the tasks name.

