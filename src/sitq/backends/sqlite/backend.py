@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Final, Literal, get_args
 
 from sitq.backends.base import Backend, Bells, Signal
-from sitq.backends.sqlite import files, schema, statements
+from sitq.backends.sqlite import files, queries, schema, statements
 from sitq.backends.sqlite.doorbell import Doorbell, Ringer
 from sitq.backends.sqlite.errors import translated
 from sitq.backends.sqlite.lane import Lane
-from sitq.backends.sqlite.statements import Reservation, Rings, micros
+from sitq.backends.sqlite.schema import MICROSECOND, micros
+from sitq.backends.sqlite.statements import Reservation, Rings
 from sitq.clock import Clock, SystemClock
 from sitq.errors import BackendConnectionError, BackendError, ValidationError
 from sitq.model import (
@@ -218,13 +219,13 @@ class SQLiteBackend(Backend):
         ids: Collection[TaskId] | None = None,
     ) -> Reserved:
         now = self._now()
-        wanted = Reservation(worker, queues, ids, limit, now, now + lease // timedelta(microseconds=1))
+        wanted = Reservation(worker, queues, ids, limit, now, now + lease // MICROSECOND)
         # Not synced: a reservation that is forgotten by a power loss was made by a worker that died with it.
         return await self._lane("write").run(lambda db: statements.reserve(db, wanted))
 
     async def heartbeat(self, worker: str, held: Sequence[Held], lease: timedelta) -> Heartbeat:
         now = self._now()
-        lease_end = now + lease // timedelta(microseconds=1)
+        lease_end = now + lease // MICROSECOND
 
         def renew(db: sqlite3.Connection) -> Heartbeat:
             self._refresh_listener(db, now)
@@ -245,7 +246,7 @@ class SQLiteBackend(Backend):
         )
 
     async def find(self, query: TaskQuery) -> list[TaskRecord]:
-        return await self._lane("read").run(lambda db: statements.find(db, query))
+        return await self._lane("read").run(lambda db: queries.find(db, query))
 
     async def prune(self, limit: int) -> int:
         now = self._now()
@@ -253,7 +254,7 @@ class SQLiteBackend(Backend):
 
     async def stats(self) -> Stats:
         now = self._now()
-        return await self._lane("read").run(lambda db: statements.stats(db, now))
+        return await self._lane("read").run(lambda db: queries.stats(db, now))
 
     def _now(self) -> int:
         return micros(self._clock.now())
@@ -272,7 +273,7 @@ class SQLiteBackend(Backend):
     async def _announce(self, kinds: set[type[Topic]]) -> None:
         """Tell the other processes that this one wants to be rung, if they do not know it already."""
         now = self._now()
-        oldest = now - _LISTENER_REFRESH // timedelta(microseconds=1)
+        oldest = now - _LISTENER_REFRESH // MICROSECOND
         lane = self._lane("write")
         if self._doorbell.port is None or all(self._announced.get(kind, 0) > oldest for kind in kinds):
             return
@@ -292,7 +293,7 @@ class SQLiteBackend(Backend):
                 now,
             ),
         )
-        outlived = now - _LISTENER_LIFETIME // timedelta(microseconds=1)
+        outlived = now - _LISTENER_LIFETIME // MICROSECOND
         db.execute("DELETE FROM sitq_listeners WHERE seen_at < ?", (outlived,))
 
     def _ring(self, db: sqlite3.Connection) -> None:

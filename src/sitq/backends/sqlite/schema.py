@@ -5,11 +5,14 @@ application's own database file.
 """
 
 import sqlite3
-from typing import Final
+from datetime import UTC, datetime, timedelta
+from typing import Final, overload
 
 from sitq.errors import BackendSchemaError
 
 VERSION: Final = 1
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+MICROSECOND: Final = timedelta(microseconds=1)
 
 # A task's row is small because a lease renews it again and again; its bytes live beside it, and are written
 # once. `sitq_due` is the hot path: a finished task has no `due_at` and is not in it, so a reservation costs
@@ -57,6 +60,20 @@ CREATE TABLE sitq_listeners (
 
 MIGRATIONS: Final = {1: _VERSION_1}
 """The script that leads to each version from the one before."""
+
+
+def micros(moment: datetime) -> int:
+    """An aware instant as microseconds since 1970, exactly."""
+    return (moment - _EPOCH) // MICROSECOND
+
+
+@overload
+def moment(value: int) -> datetime: ...
+@overload
+def moment(value: int | None) -> datetime | None: ...
+def moment(value: int | None) -> datetime | None:
+    """The instant that `micros` was given; None for a column that is empty."""
+    return None if value is None else _EPOCH + timedelta(microseconds=value)
 
 
 def migrate(db: sqlite3.Connection) -> None:

@@ -7,9 +7,10 @@ import json
 import sqlite3
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any, Final, NamedTuple, assert_never
 
+from sitq.backends.sqlite.schema import MICROSECOND, micros, moment
 from sitq.model import (
     MAX_PRIORITY,
     MIN_PRIORITY,
@@ -21,30 +22,14 @@ from sitq.model import (
     Held,
     NewTask,
     Outcome,
-    QueueStats,
     Released,
     Reserved,
     ReservedTask,
     Retried,
-    Stats,
     Status,
     Succeeded,
     TaskId,
-    TaskQuery,
-    TaskRecord,
 )
-
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND: Final = timedelta(microseconds=1)
-
-
-def micros(moment: datetime) -> int:
-    """An aware instant as microseconds since 1970, exactly."""
-    return (moment - _EPOCH) // _MICROSECOND
-
-
-def moment(value: int | None) -> datetime | None:
-    return None if value is None else _EPOCH + timedelta(microseconds=value)
 
 
 @dataclass(slots=True)
@@ -87,7 +72,7 @@ def _row(task: NewTask, now: int) -> tuple[Any, ...]:
         task.priority,
         now if task.due_at is None else micros(task.due_at),
         task.max_crashes,
-        None if task.result_ttl is None else task.result_ttl // _MICROSECOND,
+        None if task.result_ttl is None else task.result_ttl // MICROSECOND,
         now,
         None if task.metadata is None else json.dumps(dict(task.metadata)),
     )
@@ -310,7 +295,7 @@ def leads_to(outcome: Outcome, cancel_requested: int) -> Status:
             assert_never(outcome)
 
 
-# -- cancel, prune, find, stats --------------------------------------------------------------------
+# -- cancel and prune --------------------------------------------------------------------
 
 
 def cancel(db: sqlite3.Connection, ids: Collection[TaskId], now: int, rings: Rings) -> dict[TaskId, Status]:
@@ -335,87 +320,3 @@ def prune(db: sqlite3.Connection, now: int, limit: int) -> int:
         sql = f"DELETE FROM {table} WHERE seq IN (SELECT value FROM json_each(?))"
         db.execute(sql, (json.dumps(seqs),))
     return len(seqs)
-
-
-_COLUMNS: Final = """
-t.seq, t.id, t.name, t.queue, t.status, t.priority, t.attempt, t.crashes, t.max_crashes, t.fence, t.worker,
-t.enqueued_at, t.due_at, t.started_at, t.finished_at, t.cancel_requested, t.metadata
-"""
-_BYTES: Final = ", p.payload, r.result, r.error"
-_JOINS: Final = " LEFT JOIN sitq_payloads p ON p.seq = t.seq LEFT JOIN sitq_results r ON r.seq = t.seq"
-
-
-def find(db: sqlite3.Connection, query: TaskQuery) -> list[TaskRecord]:
-    tests: list[str] = []
-    values: list[Any] = []
-
-    def test(condition: str, value: Any) -> None:
-        tests.append(condition)
-        values.append(value)
-
-    if query.ids is not None:
-        test("t.id IN (SELECT value FROM json_each(?))", json.dumps(list(query.ids)))
-    if query.statuses is not None:
-        test("t.status IN (SELECT value FROM json_each(?))", json.dumps(list(query.statuses)))
-    if query.queue is not None:
-        test("t.queue = ?", query.queue)
-    if query.name is not None:
-        test("t.name = ?", query.name)
-    if query.since is not None:
-        test("t.enqueued_at >= ?", micros(query.since))
-    if query.until is not None:
-        test("t.enqueued_at < ?", micros(query.until))
-    if query.before is not None:
-        test("t.seq < ?", query.before)
-    # Built from the constants above; every value is a parameter.
-    columns, joins = (_COLUMNS + _BYTES, _JOINS) if query.with_bytes else (_COLUMNS, "")
-    sql = f"SELECT {columns} FROM sitq_tasks t {joins}"
-    if tests:
-        sql += f" WHERE {' AND '.join(tests)}"
-    return [_record(row) for row in db.execute(f"{sql} ORDER BY t.seq DESC LIMIT ?", (*values, query.limit))]
-
-
-def _record(row: Sequence[Any]) -> TaskRecord:
-    payload, result, error = row[17:] or (None, None, None)
-    enqueued_at = moment(row[11])
-    assert enqueued_at is not None
-    return TaskRecord(
-        seq=row[0],
-        id=row[1],
-        name=row[2],
-        queue=row[3],
-        status=Status(row[4]),
-        priority=row[5],
-        attempt=row[6],
-        crashes=row[7],
-        max_crashes=row[8],
-        fence=row[9],
-        worker=row[10],
-        enqueued_at=enqueued_at,
-        due_at=moment(row[12]),
-        started_at=moment(row[13]),
-        finished_at=moment(row[14]),
-        cancel_requested=bool(row[15]),
-        metadata=None if row[16] is None else json.loads(row[16]),
-        payload=payload,
-        result=result,
-        error=error,
-    )
-
-
-def stats(db: sqlite3.Connection, now: int) -> Stats:
-    counts: dict[str, dict[Status, int]] = {}
-    for queue, status, count in db.execute(
-        "SELECT queue, status, count(*) FROM sitq_tasks GROUP BY queue, status"
-    ):
-        counts.setdefault(queue, {})[Status(status)] = count
-    oldest = dict(
-        db.execute(
-            "SELECT queue, min(due_at) FROM sitq_tasks WHERE due_at <= ? AND status = 'pending' GROUP BY queue",
-            (now,),
-        ).fetchall()
-    )
-    [[stale]] = db.execute("SELECT value FROM sitq_meta WHERE key = 'stale_outcomes'").fetchall()
-    return Stats(
-        tuple(QueueStats(queue, counts[queue], moment(oldest.get(queue))) for queue in sorted(counts)), stale
-    )
