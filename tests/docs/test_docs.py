@@ -22,6 +22,8 @@ from pathlib import Path
 import pytest
 
 import sitq
+from sitq.backends.base import Backend
+from sitq.options import OPTION_NAMES
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 60.0
@@ -156,5 +158,12 @@ def test_the_tests_that_the_specifications_name_are_there() -> None:
     for spec in sorted((ROOT / "openspec/specs").rglob("spec.md")):
         for path, name in TEST_NAME.findall(spec.read_text(encoding="utf-8")):
             assert re.search(
-                rf"^(async )?def {name}\(", (ROOT / path).read_text(encoding="utf-8"), re.MULTILINE
+                rf"^ *(async )?def {name}\(", (ROOT / path).read_text(encoding="utf-8"), re.MULTILINE
             ), f"{spec.parent.name} names {path}::{name}"
+
+
+def test_the_specification_names_the_whole_surface() -> None:
+    text = (ROOT / "SPEC_v1.md").read_text(encoding="utf-8")
+    verbs = {name for name, value in vars(Backend).items() if callable(value) and not name.startswith("_")}
+    surface = {*sitq.__all__, *OPTION_NAMES, *verbs}
+    assert not {name for name in surface if not re.search(rf"\b{name}\b", text)}
