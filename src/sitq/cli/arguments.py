@@ -12,6 +12,7 @@ from sitq.cli.exits import CommandError, Exit
 
 _UNITS: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 _CHOICE: Final = re.compile(r"invalid choice: '(?P<given>.*?)' \(choose from (?P<known>.*)\)")
+_NUMBER: Final = re.compile(r"-\d+|-\d*\.\d+")  # as argparse has it
 _TRUE: Final = frozenset({"1", "true", "yes", "on"})
 _FALSE: Final = frozenset({"0", "false", "no", "off", ""})
 
@@ -25,6 +26,7 @@ class Parser(argparse.ArgumentParser):
         # An abbreviation that works today is ambiguous when the next option is added.
         super().__init__(*args, **{**kwargs, "allow_abbrev": False})
         self.variables: dict[str, tuple[str, Convert]] = {}
+        self.more: str | None = None
 
     def option(self, *flags: str, env: str, convert: Convert = str, help: str, **settings: Any) -> None:
         """Add an option that may also be given as an environment variable. On the command line it wins."""
@@ -53,10 +55,19 @@ class Parser(argparse.ArgumentParser):
             except (ValueError, argparse.ArgumentTypeError) as error:
                 raise CommandError(f"{variable} is {text!r}: {error}", Exit.USAGE) from None
 
-    def refuse(self, unknown: Sequence[str]) -> NoReturn:
-        """End with an error that names the first argument nobody knows, and the nearest option."""
-        given = unknown[0]
-        if not given.startswith("-"):
+    def take(self, arguments: argparse.Namespace, unknown: Sequence[str]) -> None:
+        """Add arguments that came after an option to the list named `more`, as argparse itself does not.
+
+        Raises:
+            CommandError: There is no such list, or an option that nobody knows; with the nearest one that exists.
+        """
+        for given in unknown:
+            if self.more is None or _is_option(given):
+                self._refuse(given)
+            getattr(arguments, self.more).append(given)
+
+    def _refuse(self, given: str) -> NoReturn:
+        if not _is_option(given):
             self.error(f"unexpected argument {given!r}")
         name = given.partition("=")[0]
         known = [flag for action in self._actions for flag in action.option_strings]
@@ -69,6 +80,10 @@ class Parser(argparse.ArgumentParser):
             near = _nearest(found["given"], known) or f": choose from {', '.join(known)}"
             message = f"{message[: found.start()]}there is no {found['given']!r}{near}"
         raise CommandError(f"{message} (see {self.prog} --help)", Exit.USAGE)
+
+
+def _is_option(given: str) -> bool:
+    return given.startswith("-") and not _NUMBER.fullmatch(given)
 
 
 def _nearest(given: str, known: Sequence[str]) -> str:
@@ -125,7 +140,8 @@ def names(text: str) -> list[str]:
 def choice(known: Sequence[str]) -> Convert:
     def convert(text: str) -> str:
         if text.lower() not in known:
-            raise argparse.ArgumentTypeError(f"there is no {text!r}: choose from {', '.join(known)}")
+            hint = _nearest(text, known) or f": choose from {', '.join(known)}"
+            raise argparse.ArgumentTypeError(f"there is no {text!r}{hint}")
         return text.lower()
 
     return convert

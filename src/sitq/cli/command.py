@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
-from sitq.cli import worker
+from sitq.cli import doctor, enqueue, tasks, version, worker
 from sitq.cli.arguments import Parser
 from sitq.cli.exits import CommandError, Exit
 from sitq.errors import BackendError, SitqError, ValidationError
@@ -43,13 +43,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Whoever read our output has seen enough. Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Exit.FAILURE
+    except Exception as error:
+        return _report(error, Exit.FAILURE, f"{type(error).__name__}: ")
 
 
 def _run(argv: Sequence[str]) -> int:
     arguments, unknown = _parser().parse_known_args(argv)
     parser: Parser = arguments.parser
     if unknown:
-        parser.refuse(unknown)
+        parser.take(arguments, unknown)
     parser.fill(arguments)
     code: int = arguments.run(arguments)
     sys.stdout.flush()
@@ -63,14 +65,23 @@ def _parser() -> Parser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
-    worker.add(commands)
+    parser.add_argument("--version", action="store_true", help="the versions of sitq, Python and SQLite")
+    parser.set_defaults(run=_run_without_command, parser=parser)
+    commands = parser.add_subparsers(metavar="COMMAND", parser_class=Parser)
+    for add in (worker.add, enqueue.add, tasks.add, doctor.add, version.add):
+        add(commands)
     return parser
 
 
-def _report(error: Exception, code: int) -> int:
+def _run_without_command(arguments: argparse.Namespace) -> int:
+    if arguments.version:
+        return version.run(arguments)
+    raise CommandError("say what to do (see sitq --help)", Exit.USAGE)
+
+
+def _report(error: Exception, code: int, prefix: str = "") -> int:
     """One line on stderr. The traceback goes to the log, for those who ask for it with --log-level debug."""
     logger.debug("the traceback of the following error", exc_info=error)
-    line = " ".join(str(error).split())
+    line = " ".join(f"{prefix}{error}".split())
     sys.stderr.write(f"sitq: {line}\n")
     return code

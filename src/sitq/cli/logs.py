@@ -26,8 +26,9 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        # A field of the caller never hides one of these.
-        data = {key: value for key, value in vars(record).items() if key not in _STANDARD} | data
+        for name, value in vars(record).items():
+            if name not in _STANDARD:
+                data.setdefault(name, value)
         if record.exc_info:
             data["exception"] = self.formatException(record.exc_info)
         if record.stack_info:

@@ -19,6 +19,9 @@ from sitq.worker.worker import Worker
 _LINGER: Final = 5.0
 """How long what a task has left behind (a coroutine that ignores its cancellation, a thread) may keep the process."""
 
+_HASTE: Final = 1.0
+"""The same after a forced stop."""
+
 _FLUSH: Final = 1.0
 
 logger = logging.getLogger("sitq.cli")
@@ -95,7 +98,7 @@ async def _work(queue: TaskQueue, worker: Worker, *, until_idle: bool) -> None:
 
 def _end(code: int) -> None:
     """End the process in a while, if it has not ended by itself."""
-    time.sleep(_LINGER)
+    time.sleep(_HASTE if code > 128 else _LINGER)
     logger.warning("something that a task left behind does not end: the process ends without it")
     # In a thread, since a lock that is held by what is stuck must not hold this up.
     flush = threading.Thread(target=_flush, name="sitq-flush", daemon=True)
