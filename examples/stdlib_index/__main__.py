@@ -69,8 +69,7 @@ async def have_them_done(queue: TaskQueue, db: Path, total: int, concurrency: in
     with Progress(total) as progress:
         async with worker_process(db, concurrency=concurrency) as worker:
             progress.say(f"a worker starts in process {worker.pid}")
-            # If it died with no task in its hands, there would be nothing to take over.
-            await watch(queue, worker, progress, lambda now: now.done >= total // 2 and now.running > 0)
+            await watch(queue, worker, progress, lambda now: half_way(now, total))
             worker.kill()
         left = await count(queue)
         progress.say(f"the worker was killed after {left.done:,} tasks, while it ran {left.running}")
@@ -84,6 +83,12 @@ class Counts(NamedTuple):
 
     done: int
     running: int
+
+
+def half_way(now: Counts, total: int) -> bool:
+    """Return whether it is time for the kill."""
+    # A worker that died with no task in its hands would leave nothing to take over.
+    return now.done == total or (now.done >= total // 2 and now.running > 0)
 
 
 async def count(queue: TaskQueue) -> Counts:

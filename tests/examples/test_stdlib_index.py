@@ -10,6 +10,7 @@ from textwrap import dedent
 import pytest
 
 from examples.stdlib_index import progress
+from examples.stdlib_index.__main__ import new_database
 from examples.stdlib_index.analyse import Report, Unparsable, analyse, analyse_small_file
 from examples.stdlib_index.proof import prove, read_all
 from examples.stdlib_index.sources import STDLIB, source_files
@@ -62,6 +63,33 @@ async def test_survives_the_death_of_its_worker(tmp_path: Path) -> None:
         "analyse_small_file",
         "analyse_large_file",
     }
+
+    # What it says about looking into the database works as it stands there.
+    looks = [line.strip() for line in done.stdout.splitlines() if f" {db}" in line and " -m " in line]
+    listed, grouped = map(pasted, looks)
+    assert "analyse_small_file" in listed
+    assert "analyse_large_file" in grouped
+
+
+def pasted(line: str) -> str:
+    """Run a line as somebody would who pastes it into a shell. Return what it printed."""
+    return subprocess.run(
+        line, shell=True, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+    ).stdout
+
+
+def test_a_single_file_is_enough(tmp_path: Path) -> None:
+    done = demo("--db", str(tmp_path / "index.db"), "--limit", "1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "yes  every file has one task" in done.stdout
+
+
+def test_replaces_its_own_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("stdlib_index.db", "stdlib_index.db-wal", "stdlib_index.db.bak"):
+        Path(name).write_text("old")
+    assert new_database(None) == Path("stdlib_index.db")
+    assert [path.name for path in tmp_path.iterdir()] == ["stdlib_index.db.bak"]
 
 
 def test_refuses_a_file_that_somebody_may_need(tmp_path: Path) -> None:
