@@ -9,13 +9,15 @@ import asyncio
 import contextvars
 import inspect
 import itertools
+import os
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Generator
 from functools import partial
 from types import FunctionType
 from typing import Any, Final, Protocol
 
+from sitq.context import running_here
 from sitq.task import Call, Task
 
 
@@ -32,13 +34,63 @@ class Runner(Protocol):
 
 
 class AsyncRunner:
-    """Coroutine functions, on the worker's event loop."""
+    """Coroutine functions, on the worker's event loop.
+
+    asyncio lets SystemExit and KeyboardInterrupt in any of its tasks end the loop. For a run itself the executor sees to
+    that; for the asyncio tasks that user code creates there, this puts itself before the loop's task factory.
+    """
+
+    def __init__(self) -> None:
+        self._pid = os.getpid()
+        self._loop = asyncio.get_running_loop()
+        self._former = self._loop.get_task_factory()
+        self._factory = self._create_task
+        self._loop.set_task_factory(self._factory)
 
     async def run(self, call: Call[Any]) -> Any:
-        return await call.func(*call.args, **call.kwargs)
+        try:
+            return await call.func(*call.args, **call.kwargs)
+        finally:
+            end_if_forked(self._pid)
 
     def close(self) -> None:
-        pass
+        if self._loop.get_task_factory() is self._factory:  # else somebody came after us, and still needs us
+            self._loop.set_task_factory(self._former)
+
+    def _create_task(self, loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> Any:
+        if running_here(contextvars.copy_context()) is not None and asyncio.iscoroutine(coro):
+            coro = _Contained(coro)
+        if self._former is not None:
+            return self._former(loop, coro, **options)
+        return asyncio.Task(coro, loop=loop, **options)
+
+
+class _Contained(Coroutine[Any, Any, Any]):
+    """A coroutine whose SystemExit and KeyboardInterrupt are errors like any other."""
+
+    def __init__(self, inner: Coroutine[Any, Any, Any]) -> None:
+        self._inner = inner
+
+    def send(self, value: Any, /) -> Any:
+        try:
+            return self._inner.send(value)
+        except (SystemExit, KeyboardInterrupt) as error:
+            raise RuntimeError(f"an asyncio task raised {error!r}") from error
+
+    def throw(self, *error: Any) -> Any:
+        try:
+            return self._inner.throw(*error)
+        except (SystemExit, KeyboardInterrupt) as raised:
+            raise RuntimeError(f"an asyncio task raised {raised!r}") from raised
+
+    def close(self) -> None:
+        self._inner.close()
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return self._inner.__await__()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)  # cr_frame and the like, for those who print stacks
 
 
 class ThreadRunner:
@@ -109,15 +161,25 @@ def _run_in_thread(
 ) -> None:
     value: Any = None
     error: BaseException | None = None
+    pid = os.getpid()
     try:
         value = context.run(call.func, *call.args, **call.kwargs)
     except BaseException as raised:
         # As a value: StopIteration cannot be set on a future, and SystemExit would end the loop.
         error = raised
+    end_if_forked(pid)
     try:
         loop.call_soon_threadsafe(_settle, future, (value, error))
     except RuntimeError:  # the worker is gone; its lease runs out and another one takes the task
         pass
+
+
+def end_if_forked(pid: int) -> None:
+    """End the process of a child that user code forked and that came back from the call: it is no worker, and what it
+    shares with one, the loop's wake-up pipe for example, is not its to use.
+    """
+    if os.getpid() != pid:
+        os._exit(os.EX_SOFTWARE)
 
 
 def _settle[T](future: asyncio.Future[T], value: T) -> None:

@@ -341,6 +341,7 @@ class _Services:
         finally:
             await self._heartbeat.stop()
             self._threads.close()
+            self._coroutines.close()
             if self._loops:
                 self._emit(WorkerStopped(self._config.id))
             self.stopped.set()
