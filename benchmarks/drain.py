@@ -88,7 +88,7 @@ async def _two_processes(scale: Scale, durability: Durability) -> Figure:
             ours,
             limit,
             rounds=scale.rounds,
-            note="limit: two of the loops for one process",
+            note="limit: two such loops, which take turns by a lock on a side file",
         )
 
 

@@ -37,7 +37,11 @@ async def _sitq(path: Path, durability: Any, concurrency: int) -> None:
 
 async def _limit(path: Path, durability: Any, concurrency: int) -> None:
     async with limits.aconnect(path, durability) as db:
-        await _timed(lambda: limits.drain(db, concurrency, worker=f"bench-{os.getpid()}"))
+        lock = os.open(path.with_name("turns"), os.O_RDWR | os.O_CREAT)
+        try:
+            await _timed(lambda: limits.drain(db, concurrency, f"bench-{os.getpid()}", lock))
+        finally:
+            os.close(lock)
 
 
 async def _timed(run: Callable[[], Awaitable[object]]) -> None:
