@@ -4,20 +4,17 @@ Every call runs as a coroutine of the one `TaskQueue` inside, on a private event
 second implementation: this module only carries calls there and answers back.
 """
 
-import asyncio
 import os
 import threading
-import time
 from collections.abc import Callable, Collection, Coroutine, Iterable
-from concurrent.futures import Future
-from concurrent.futures import wait as wait_for
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Final, Protocol, Self, Unpack, overload
 
 from sitq.backends.base import Backend
-from sitq.errors import BackendConnectionError, BackendTimeoutError, QueueClosedError, QueueError
+from sitq.errors import BackendConnectionError
 from sitq.handle import Result, SyncTaskHandle, TaskHandle
+from sitq.loop import LoopThread, closed
 from sitq.model import Stats, Status, TaskId, TaskRecord
 from sitq.options import Duration, GivenOptions
 from sitq.queue import DEFAULT_MAX_PAYLOAD, DEFAULT_PATH, Enqueuer, TaskQueue
@@ -25,10 +22,6 @@ from sitq.task import Call
 
 _CLOSE_TIMEOUT: Final = 30.0
 """How long the storage may take to close before its thread is left behind."""
-
-_JOIN_TIMEOUT: Final = 5.0
-# Windows does not interrupt a thread that waits for a lock, so there Ctrl-C is noticed between slices of the wait.
-_SLICE: Final = 0.1 if os.name == "nt" else None
 
 
 class SyncTaskQueue:
@@ -52,7 +45,7 @@ class SyncTaskQueue:
         self.max_payload: Final = self._queue.max_payload
         # Held while opening and closing. Reentrant, because a signal handler may use the queue as well.
         self._changing = threading.RLock()
-        self._thread: _LoopThread | None = None
+        self._thread: LoopThread | None = None
         self._closed = False
 
     # -- Opening and closing -----------------------------------------------------------------------
@@ -62,7 +55,7 @@ class SyncTaskQueue:
         self._check_fork()
         with self._changing:
             if self._thread is None:
-                thread = _LoopThread()
+                thread = LoopThread()
                 try:
                     thread.call(self._queue.open)
                 except BaseException:
@@ -110,7 +103,7 @@ class SyncTaskQueue:
         if thread is None:
             with self._changing:
                 if self._closed:
-                    raise _closed()
+                    raise closed()
                 self.open()
                 thread = self._thread
             assert thread is not None
@@ -227,123 +220,3 @@ class _CallOf(Protocol):
 
 class _HandleOf(Protocol):
     def __call__[R](self, handle: TaskHandle[R], /) -> SyncTaskHandle[R]: ...
-
-
-# -- The loop in its thread ------------------------------------------------------------------------
-
-
-class _LoopThread:
-    """An event loop on a daemon thread, so that a queue that nobody closed does not keep the interpreter alive.
-
-    A call enters `_calls` before the loop is told of it and leaves when it is answered; what is still in there when the
-    loop ends is answered with `QueueClosedError`. So nobody waits for ever.
-    """
-
-    def __init__(self) -> None:
-        self.pid: Final = os.getpid()
-        self._lock = threading.RLock()
-        self._calls: dict[Future[Any], asyncio.Task[None] | None] = {}
-        self._stopped = False
-        self._loop = asyncio.new_event_loop()
-        self._stop_requested = asyncio.Event()
-        self._thread = threading.Thread(target=self._serve, name="sitq-sync", daemon=True)
-        self._thread.start()
-
-    @property
-    def foreign(self) -> bool:
-        """True in a process that was forked from the one that started this thread."""
-        return os.getpid() != self.pid
-
-    def call[T](self, make: Callable[[], Coroutine[Any, Any, T]], timeout: float | None = None) -> T:
-        """Run a coroutine on the loop and return what it returns. An exception here, such as Ctrl-C, cancels it."""
-        if threading.current_thread() is self._thread:
-            raise QueueError(
-                "this SyncTaskQueue was called on its own event loop, which would wait for itself: in coroutines use "
-                "TaskQueue"
-            )
-        future: Future[T] = Future()
-        with self._lock:
-            if self._stopped:
-                raise _closed()
-            self._calls[future] = None
-            self._loop.call_soon_threadsafe(self._begin, make, future)
-        try:
-            _wait(future, timeout)
-            return future.result()
-        except BaseException:
-            self._tell(self._cancel, future)
-            raise
-        finally:
-            del future  # it holds the exception, whose traceback holds this frame
-
-    def stop(self) -> None:
-        """End the loop and answer whoever still waits. Returns when the thread has ended, or after a few seconds."""
-        with self._lock:
-            self._stopped = True
-        self._tell(self._stop_requested.set)
-        self._thread.join(_JOIN_TIMEOUT)
-
-    def _tell(self, function: Callable[..., object], *args: Any) -> None:
-        try:
-            self._loop.call_soon_threadsafe(function, *args)
-        except RuntimeError:  # the loop has ended, and everything with it
-            pass
-
-    # -- On the loop's thread ----------------------------------------------------------------------
-
-    def _serve(self) -> None:
-        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
-            runner.run(self._main())
-
-    async def _main(self) -> None:
-        await self._stop_requested.wait()
-        # Answered before the runner waits for the cancelled coroutines, which may take their time.
-        for future in list(self._calls):
-            _answer(future, error=_closed())
-
-    def _begin(self, make: Callable[[], Coroutine[Any, Any, Any]], future: Future[Any]) -> None:
-        self._calls[future] = self._loop.create_task(self._run(make, future))
-
-    async def _run(self, make: Callable[[], Coroutine[Any, Any, Any]], future: Future[Any]) -> None:
-        try:
-            value = await make()
-        except asyncio.CancelledError:
-            _answer(future, error=_closed())
-            raise
-        except BaseException as error:
-            # As a value: SystemExit and KeyboardInterrupt would end the loop.
-            _answer(future, error=error)
-        else:
-            _answer(future, value)
-        finally:
-            self._calls.pop(future, None)
-
-    def _cancel(self, future: Future[Any]) -> None:
-        task = self._calls.get(future)
-        if task is not None:
-            task.cancel()
-
-
-def _wait(future: Future[Any], timeout: float | None) -> None:
-    deadline = None if timeout is None else time.monotonic() + timeout
-    while not future.done():
-        left = None if deadline is None else deadline - time.monotonic()
-        if left is not None and left <= 0:
-            raise BackendTimeoutError(
-                f"the storage did not close within {timeout:g} s; its thread was left behind"
-            )
-        slices = [part for part in (left, _SLICE) if part is not None]
-        wait_for([future], min(slices, default=None))
-
-
-def _answer(future: Future[Any], value: object = None, error: BaseException | None = None) -> None:
-    if future.done():
-        return
-    if error is None:
-        future.set_result(value)
-    else:
-        future.set_exception(error)
-
-
-def _closed() -> QueueClosedError:
-    return QueueClosedError("this queue is closed: use it inside its `with`, or open it again with open()")

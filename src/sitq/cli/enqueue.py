@@ -18,8 +18,7 @@ def add(commands: Any) -> None:
         "enqueue",
         help="store a call of a function",
         description="Store a call of a function and write the id of the task. An argument that is JSON is taken as "
-        "JSON, anything else as text; write '\"5\"' for the text 5. Options come before the function or after its "
-        "arguments; after -- everything is an argument.",
+        "JSON, anything else as text; write '\"5\"' for the text 5. After -- everything is an argument.",
     )
     parser.add_argument("function", metavar="MODULE:FUNCTION")
     parser.add_argument("args", nargs="*", metavar="ARG")
@@ -33,6 +32,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--id", metavar="ID", help="an id of your own: enqueueing it again changes nothing")
     add_options(parser)
     parser.set_defaults(run=run, parser=parser)
+    parser.more = "args"
 
 
 def run(arguments: argparse.Namespace) -> int:
