@@ -340,8 +340,12 @@ def importable(value: Any) -> bool:
     found: Any = sys.modules.get(name)
     if getattr(found, "__spec__", None) is None:
         return False
-    for part in value.__qualname__.split("."):
-        found = getattr(found, part, None)
+    qualname = value.__qualname__
+    if "." not in qualname:  # the usual case, on the way of every call
+        found = getattr(found, qualname, None)
+    else:
+        for part in qualname.split("."):
+            found = getattr(found, part, None)
     if found is not value:
         return False
     registered = cloudpickle.list_registry_pickle_by_value()

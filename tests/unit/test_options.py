@@ -10,12 +10,14 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sitq.errors import ValidationError
 from sitq.options import UNSET, TaskOptions, label, seconds, to_timedelta
 
+# A busy machine is no failure.
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
@@ -347,6 +349,7 @@ anything = st.one_of(
 )
 
 
+@unhurried
 @given(st.dictionaries(st.sampled_from([*TaskOptions().__slots__, "other"]), anything))
 def test_whatever_is_given_is_kept_or_refused(given: dict[str, Any]) -> None:
     try:

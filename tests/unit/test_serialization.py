@@ -28,7 +28,7 @@ from zlib import crc32
 
 import cloudpickle
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sitq.errors import PayloadTooLargeError, TaskSerializationError
@@ -45,6 +45,8 @@ from sitq.serialization import (
 )
 from sitq.task import Call, call, task
 
+# A busy machine is no failure.
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 HERE = __name__
 MAX = 1024 * 1024
 BY_REFERENCE, BY_VALUE = 1, 2
@@ -125,6 +127,7 @@ plain = st.recursive(
 )
 
 
+@unhurried
 @given(st.lists(plain), st.dictionaries(st.text(), plain), st.dictionaries(st.text(), plain))
 def test_plain_data_comes_back(args: list[Any], kwargs: dict[str, Any], context: dict[str, Any]) -> None:
     made = Call[Any](resize, tuple(args), kwargs)
@@ -133,6 +136,7 @@ def test_plain_data_comes_back(args: list[Any], kwargs: dict[str, Any], context:
     assert codec(data) == BY_REFERENCE
 
 
+@unhurried
 @given(plain)
 def test_plain_values_come_back(value: Any) -> None:
     data = encode_result(value)
@@ -773,6 +777,7 @@ def test_every_flipped_bit_is_noticed() -> None:
                 decode_call(bytes(bad))
 
 
+@unhurried
 @given(st.binary(max_size=200) | st.binary(max_size=200).map(lambda tail: encode_result("a")[:6] + tail))
 def test_noise_is_refused(data: bytes) -> None:
     for decode in (decode_call, decode_value, decode_error):
@@ -981,6 +986,7 @@ def test_what_is_no_error_is_refused(data: bytes) -> None:
         decode_error(data)
 
 
+@unhurried
 @given(st.text(), st.text(), st.text())
 def test_errors_come_back(kind: str, message: str, traceback: str) -> None:
     given = ErrorInfo(kind, message, traceback)
@@ -1003,6 +1009,7 @@ hostile = st.recursive(
 )
 
 
+@unhurried
 @given(hostile)
 def test_nothing_but_our_errors_gets_out(value: Any) -> None:
     try:

@@ -17,7 +17,7 @@ from typing import Any
 
 import cloudpickle
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sitq.errors import ValidationError
@@ -35,6 +35,8 @@ from sitq.task import (
     task,
 )
 
+# A busy machine is no failure.
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 HERE = __name__
 
 
@@ -442,6 +444,7 @@ def signatures(draw: st.DrawFn) -> str:
     return ", ".join(parts)
 
 
+@unhurried
 @given(signatures(), st.integers(0, 6), st.lists(st.sampled_from("abcdefgz"), unique=True, max_size=4))
 def test_the_quick_check_agrees_with_inspect(parameters: str, given: int, keywords: list[str]) -> None:
     func = eval(f"lambda {parameters}: 0")
