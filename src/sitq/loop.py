@@ -16,6 +16,19 @@ _JOIN_TIMEOUT: Final = 5.0
 _SLICE: Final = 0.1 if os.name == "nt" else None
 
 
+class _Thread(threading.Thread):
+    """Told from other threads by its type."""
+
+
+def refuse_on_loop() -> None:
+    """Raise `QueueError` on the thread of a private loop, which would wait for itself."""
+    if isinstance(threading.current_thread(), _Thread):
+        raise QueueError(
+            "this SyncTaskQueue was called on its own event loop, which would wait for itself: in coroutines use "
+            "TaskQueue"
+        )
+
+
 class LoopThread:
     """An event loop on a daemon thread, so that a queue that nobody closed does not keep the interpreter alive.
 
@@ -30,7 +43,7 @@ class LoopThread:
         self._stopped = False
         self._loop = asyncio.new_event_loop()
         self._stop_requested = asyncio.Event()
-        self._thread = threading.Thread(target=self._serve, name="sitq-sync", daemon=True)
+        self._thread = _Thread(target=self._serve, name="sitq-sync", daemon=True)
         self._thread.start()
 
     @property
@@ -40,11 +53,6 @@ class LoopThread:
 
     def call[T](self, make: Callable[[], Coroutine[Any, Any, T]], timeout: float | None = None) -> T:
         """Run a coroutine on the loop and return what it returns. An exception here, such as Ctrl-C, cancels it."""
-        if threading.current_thread() is self._thread:
-            raise QueueError(
-                "this SyncTaskQueue was called on its own event loop, which would wait for itself: in coroutines use "
-                "TaskQueue"
-            )
         future: Future[T] = Future()
         with self._lock:
             if self._stopped:
@@ -86,7 +94,10 @@ class LoopThread:
             _answer(future, error=closed())
 
     def _begin(self, make: Callable[[], Coroutine[Any, Any, Any]], future: Future[Any]) -> None:
-        self._calls[future] = self._loop.create_task(self._run(make, future))
+        task = self._loop.create_task(self._run(make, future))
+        self._calls[future] = task
+        # Not in a `finally` of the coroutine: one that is cancelled before its first step runs none of it.
+        task.add_done_callback(lambda _: self._calls.pop(future, None))
 
     async def _run(self, make: Callable[[], Coroutine[Any, Any, Any]], future: Future[Any]) -> None:
         try:
@@ -99,8 +110,6 @@ class LoopThread:
             _answer(future, error=error)
         else:
             _answer(future, value)
-        finally:
-            self._calls.pop(future, None)
 
     def _cancel(self, future: Future[Any]) -> None:
         task = self._calls.get(future)

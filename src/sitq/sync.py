@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol, Self, Unpack, overload
 from sitq.backends.base import Backend
 from sitq.errors import BackendConnectionError
 from sitq.handle import Result, SyncTaskHandle, TaskHandle
-from sitq.loop import LoopThread, closed
+from sitq.loop import LoopThread, closed, refuse_on_loop
 from sitq.model import Stats, Status, TaskId, TaskRecord
 from sitq.options import Duration, GivenOptions
 from sitq.queue import DEFAULT_MAX_PAYLOAD, DEFAULT_PATH, Enqueuer, TaskQueue
@@ -52,7 +52,7 @@ class SyncTaskQueue:
 
     def open(self) -> None:
         """As `TaskQueue.open`."""
-        self._check_fork()
+        self._check_caller()
         with self._changing:
             if self._thread is None:
                 thread = LoopThread()
@@ -70,6 +70,7 @@ class SyncTaskQueue:
         Raises:
             BackendTimeoutError: The storage did not close within 30 s; its thread was left behind.
         """
+        refuse_on_loop()
         if self._thread is not None and self._thread.foreign:
             return  # it belongs to the parent process, which closes it
         with self._changing:
@@ -89,7 +90,8 @@ class SyncTaskQueue:
     ) -> None:
         self.close()
 
-    def _check_fork(self) -> None:
+    def _check_caller(self) -> None:
+        refuse_on_loop()
         if self._thread is not None and self._thread.foreign:
             raise BackendConnectionError(
                 f"this SyncTaskQueue was opened in process {self._thread.pid} and is used in process {os.getpid()}: "
@@ -98,7 +100,7 @@ class SyncTaskQueue:
 
     def _call[T](self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Run the coroutine that `make` returns on the private loop, and wait for it."""
-        self._check_fork()
+        self._check_caller()
         thread = self._thread
         if thread is None:
             with self._changing:
