@@ -60,7 +60,7 @@ async def _one_process(scale: Scale, durability: Durability, concurrency: int, *
 
 async def _two_processes(scale: Scale, durability: Durability) -> Figure:
     count = scale.count(*_COUNTS[100])
-    async with child("drainer") as one, child("drainer") as two:
+    async with child("benchmarks.children.drainer") as one, child("benchmarks.children.drainer") as two:
 
         async def run(who: str, path: Path) -> float:
             for each in (one, two):

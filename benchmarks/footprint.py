@@ -16,14 +16,16 @@ _SETTLE = 2.0
 
 
 async def idle(scale: Scale) -> AsyncIterator[Figure]:
-    """Processor time and memory of an idle worker process, beside an interpreter that sleeps."""
+    """Processor time and memory of an idle `sitq worker`, beside an interpreter that sleeps."""
     seconds = scale.count(20, 4)
     with scale.file() as path:
         limits.connect(path, "full").close()
-        async with child("worker", path, "full") as worker, child("interpreter", path) as interpreter:
-            await worker.answer()
+        async with (
+            child("sitq", "worker", path, "--log-level", "error") as worker,
+            child("benchmarks.children.interpreter", path) as interpreter,
+        ):
             await interpreter.answer()
-            await asyncio.sleep(min(_SETTLE, seconds / 4))
+            await asyncio.sleep(_SETTLE)
             before = processor_time(worker.pid), processor_time(interpreter.pid)
             await asyncio.sleep(seconds)
             after = processor_time(worker.pid), processor_time(interpreter.pid)
@@ -58,7 +60,7 @@ async def memory(scale: Scale) -> AsyncIterator[Figure]:
                 fill_for_sitq(path, noop, count)
             else:
                 limits.fill(path, noop, count)
-            async with child("drainer") as one:
+            async with child("benchmarks.children.drainer") as one:
                 one.tell("open", who, path, "fast", 100)
                 before = (await one.answer())["before"]
                 one.tell("go")

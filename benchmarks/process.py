@@ -16,7 +16,7 @@ _ANSWER_LIMIT = 120.0
 
 
 class Child:
-    """A process that runs a module of `benchmarks.children`."""
+    """A Python process that does a part of a measurement, usually a module of `benchmarks.children`."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
@@ -39,17 +39,22 @@ class Child:
 
 
 @asynccontextmanager
-async def child(role: str, *arguments: object) -> AsyncIterator[Child]:
-    """Start a module of `benchmarks.children`; it is killed at the end of the block."""
+async def child(module: str, *arguments: object) -> AsyncIterator[Child]:
+    """Start `python -m MODULE ARGUMENTS`; it is killed at the end of the block."""
     paths = [str(_ROOT), str(Path(sitq.__file__).parent.parent)]
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", f"benchmarks.children.{role}", *map(str, arguments),
+        sys.executable,
+        "-m",
+        module,
+        *map(str, arguments),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
-    )  # fmt: skip
+    )
     try:
         yield Child(process)
+        if process.returncode is not None:
+            raise RuntimeError(f"python -m {module} ended by itself, with exit code {process.returncode}")
     finally:
         if process.returncode is None:
             process.kill()

@@ -44,8 +44,8 @@ async def wakeup(scale: Scale) -> AsyncIterator[Figure]:
             async with (
                 TaskQueue(SQLiteBackend(path, durability=durability)) as queue,
                 limits.aconnect(other, durability) as db,
-                child("worker", path, durability) as worker,
-                child("listener", other, durability) as listener,
+                child("benchmarks.children.worker", path, durability) as worker,
+                child("benchmarks.children.listener", other, durability) as listener,
             ):
                 await worker.answer()
                 port = (await listener.answer())["port"]

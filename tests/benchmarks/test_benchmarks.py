@@ -31,7 +31,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_table_and_json_of_a_real_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = tmp_path / "figures.json"
     table = tmp_path / "figures.md"
-    wanted = ["enqueue", "drain", "wakeup", "memory"]
+    wanted = ["enqueue", "drain", "wakeup"]
     files = ["--json", str(found), "--markdown", str(table), "--dir", str(tmp_path)]
     code = cli.main([*wanted, "--quick", *files])
     assert code == 0
@@ -40,7 +40,7 @@ def test_table_and_json_of_a_real_run(tmp_path: Path, capsys: pytest.CaptureFixt
     assert told["machine"]["cores"] >= 1
     assert {"python", "sqlite", "aiosqlite", "system", "file_system"} <= told["machine"].keys()
     names = [figure["name"] for figure in told["figures"]]
-    assert len(set(names)) == len(names) == 6 + 10 + 8 + 1
+    assert len(set(names)) == len(names) == 6 + 10 + 8
     assert "wake-up p99, other process, full" in names
     for figure in told["figures"]:
         assert figure["value"] > 0
