@@ -264,10 +264,13 @@ def _check_header(header: bytes, what: str) -> None:
 
 def _blame(call: Call[Any], context: Mapping[str, Any], error: BaseException) -> TaskSerializationError:
     """Pickle the parts one by one, to name the first that fails."""
-    for label, part, fix in _parts(call, context):
-        cause = _failure(part)
-        if cause is not None:
-            return TaskSerializationError(f"{label} cannot be pickled: {_reason(cause)}. {fix}")
+    try:
+        for label, part, fix in _parts(call, context):
+            cause = _failure(part)
+            if cause is not None:
+                return TaskSerializationError(f"{label} cannot be pickled: {_reason(cause)}. {fix}")
+    except Exception:  # inspect stumbles over empty closures and odd signatures: then without a name
+        pass
     return TaskSerializationError(f"the call of {call.name} cannot be pickled: {_reason(error)}")
 
 

@@ -638,6 +638,22 @@ def test_a_global_that_cannot_go_along_is_named(monkeypatch: pytest.MonkeyPatch)
         encode(Call(uses_lock, (), {}))
 
 
+def test_a_closure_that_cannot_be_inspected() -> None:
+    lock = threading.Lock()
+
+    def uses() -> Any:
+        return lock, later
+
+    with pytest.raises(TaskSerializationError, match=r"the call of .*uses cannot be pickled: TypeError"):
+        encode(Call(uses, (), {}))
+    later = 1
+    with pytest.raises(
+        TaskSerializationError, match=r"its `lock` \(_thread\.lock\) cannot be pickled: TypeError"
+    ):
+        encode(Call(uses, (), {}))
+    assert uses() == (lock, later)
+
+
 def deep(depth: int) -> Any:
     value: Any = []
     for _ in range(depth):
