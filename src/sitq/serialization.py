@@ -17,6 +17,7 @@ import pickle
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
@@ -264,13 +265,11 @@ def _check_header(header: bytes, what: str) -> None:
 
 def _blame(call: Call[Any], context: Mapping[str, Any], error: BaseException) -> TaskSerializationError:
     """Pickle the parts one by one, to name the first that fails."""
-    try:
+    with suppress(Exception):  # inspect stumbles over empty closures and odd signatures: then without a name
         for label, part, fix in _parts(call, context):
             cause = _failure(part)
             if cause is not None:
                 return TaskSerializationError(f"{label} cannot be pickled: {_reason(cause)}. {fix}")
-    except Exception:  # inspect stumbles over empty closures and odd signatures: then without a name
-        pass
     return TaskSerializationError(f"the call of {call.name} cannot be pickled: {_reason(error)}")
 
 
