@@ -166,13 +166,18 @@ def test_an_exit_raised_inside_reaches_the_caller_and_nobody_else() -> None:
 def test_ctrl_c_ends_a_wait(tmp_path: Path) -> None:
     process = script(
         """
-        import math, sys
+        import math, sys, threading, time
         from sitq import SyncTaskQueue
+
+        def watch():
+            while not queue._thread._calls:
+                time.sleep(0.001)
+            print("waiting", flush=True)
 
         with SyncTaskQueue(sys.argv[1]) as queue:
             handle = queue.enqueue(math.sqrt, 1.0)
-            print("waiting", flush=True)
             try:
+                threading.Thread(target=watch, daemon=True).start()
                 handle.result()
             except KeyboardInterrupt:
                 print("interrupted", queue.get_status(handle), flush=True)
