@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from sitq.errors import ValidationError
-from sitq.options import Duration, TaskOptions, seconds
+from sitq.options import Duration, label, seconds
 
 DEFAULT_CONCURRENCY: Final = 10
 DEFAULT_LEASE: Final = 30.0
@@ -57,7 +57,7 @@ def worker_config(
         ValidationError: naming the argument, what was given and the fix.
     """
     return WorkerConfig(
-        id=f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}" if id is None else _name(id, "id"),
+        id=f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}" if id is None else label(id, "id"),
         queues=_queues(queues),
         concurrency=_count(concurrency, "concurrency", MAX_CONCURRENCY),
         lease=seconds(lease, "lease", minimum=MIN_LEASE),
@@ -72,19 +72,10 @@ def _queues(queues: Sequence[str] | None) -> tuple[str, ...] | None:
         return None
     if isinstance(queues, str):
         raise ValidationError(f"queues is a str: give a list of names, queues=[{queues!r}]")
-    names = tuple(_name(queue, "queues") for queue in queues)
+    names = tuple(label(queue, "queues") for queue in queues)
     if not names:
         raise ValidationError("queues is empty: name at least one queue, or leave it out to take from all")
     return names
-
-
-def _name(value: str, field: str) -> str:
-    try:
-        name = TaskOptions(queue=value).queue
-    except ValidationError as error:
-        raise ValidationError(f"{field}: {str(error).removeprefix('queue ')}") from None
-    assert name is not None
-    return name
 
 
 def _count(value: int, field: str, maximum: int) -> int:

@@ -252,6 +252,11 @@ class Stats:
     queues: tuple[QueueStats, ...]
     stale_outcomes: int = 0
 
+    @property
+    def counts(self) -> dict[Status, int]:
+        """How many tasks are in each state, over all queues. Every state is there."""
+        return {status: sum(queue.counts.get(status, 0) for queue in self.queues) for status in Status}
+
 
 # -- Wake-ups --------------------------------------------------------------------------------------
 

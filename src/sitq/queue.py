@@ -5,12 +5,13 @@ import os
 from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any, Final, Self, Unpack, overload
+from typing import Any, Final, Never, Self, Unpack, overload
 
 from sitq.backends import open_backend
 from sitq.backends.base import Backend
 from sitq.errors import QueueClosedError, TaskNotFoundError, TaskTimeoutError, ValidationError
 from sitq.events import Emit, TaskEnqueued, log_event
+from sitq.failure import decode_error
 from sitq.handle import Result, TaskHandle
 from sitq.ids import new_id
 from sitq.model import (
@@ -26,7 +27,7 @@ from sitq.model import (
     TaskTopic,
 )
 from sitq.options import UNSET, Duration, GivenOptions, TaskOptions, seconds
-from sitq.serialization import decode_error, decode_value, encode_call
+from sitq.serialization import decode_value, encode_call
 from sitq.task import Call, Task, check_arguments, check_callable, has_parameter
 
 DEFAULT_PATH: Final = "sitq.db"
@@ -88,6 +89,9 @@ class TaskQueue:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.close()
+
+    def __reduce__(self) -> Never:
+        raise TypeError("a TaskQueue cannot travel with a task: open one inside the task, by its path")
 
     async def _ready(self) -> Backend:
         if not self._open:

@@ -1,6 +1,6 @@
-"""Calls, values and errors as bytes.
+"""Calls and values as bytes.
 
-Calls and values are pickles in an envelope; errors are JSON, readable without running anything.
+Both are pickles in an envelope:
 
     magic "sq" | version | codec | Python major | Python minor | CRC-32 of the body | body
 
@@ -12,17 +12,14 @@ without complaint, and the worker could not load them: so the pickler looks at e
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 import inspect
-import json
 import pickle
 import sys
-import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from io import BytesIO
-from types import FunctionType, ModuleType, TracebackType
+from types import FunctionType, ModuleType
 from typing import Any, Final
 from uuid import UUID
 from zlib import crc32
@@ -30,10 +27,8 @@ from zlib import crc32
 import cloudpickle  # type: ignore[import-untyped]
 
 from sitq.errors import PayloadTooLargeError, TaskSerializationError
+from sitq.failure import reason, type_name
 from sitq.task import MAIN, Call, Task, importable, parameter_names
-
-MAX_MESSAGE: Final = 8 * 1024
-MAX_TRACEBACK: Final = 64 * 1024
 
 _MAGIC: Final = b"sq"
 _VERSION: Final = 1
@@ -114,7 +109,7 @@ def encode_value(value: Any, *, max_payload: int) -> bytes:
             pickle.loads(memoryview(data)[_BODY:])
     except BaseException as error:
         raise TaskSerializationError(
-            f"the result ({_type_name(value)}) cannot be {fault}: {_reason(error)}. Return plain data"
+            f"the result ({type_name(value)}) cannot be {fault}: {reason(error)}. Return plain data"
         ) from error
     if len(data) > max_payload:
         raise PayloadTooLargeError(
@@ -240,7 +235,7 @@ def _decode(data: bytes, what: str, interrupt: type[BaseException] | tuple[()] =
         hint = ""
         if isinstance(error, ImportError | AttributeError):
             hint = ". This process must be able to import what the sender could: compare their code and PYTHONPATH"
-        raise TaskSerializationError(f"the {what} cannot be loaded: {_reason(error)}{hint}") from error
+        raise TaskSerializationError(f"the {what} cannot be loaded: {reason(error)}{hint}") from error
 
 
 def _check_header(header: bytes, what: str) -> None:
@@ -269,8 +264,8 @@ def _blame(call: Call[Any], context: Mapping[str, Any], error: BaseException) ->
         for label, part, fix in _parts(call, context):
             cause = _failure(part)
             if cause is not None:
-                return TaskSerializationError(f"{label} cannot be pickled: {_reason(cause)}. {fix}")
-    return TaskSerializationError(f"the call of {call.name} cannot be pickled: {_reason(error)}")
+                return TaskSerializationError(f"{label} cannot be pickled: {reason(cause)}. {fix}")
+    return TaskSerializationError(f"the call of {call.name} cannot be pickled: {reason(error)}")
 
 
 def _parts(call: Call[Any], context: Mapping[str, Any]) -> Iterator[tuple[str, Any, str]]:
@@ -278,14 +273,14 @@ def _parts(call: Call[Any], context: Mapping[str, Any]) -> Iterator[tuple[str, A
     fix = "Pass plain data, such as a path or an id, and open or look up the rest inside the task"
     for index, value in enumerate(call.args):
         known = f"`{names[index]}`: " if index < len(names) else ""
-        yield f"argument {index + 1} ({known}{_type_name(value)}) of {name}", value, fix
+        yield f"argument {index + 1} ({known}{type_name(value)}) of {name}", value, fix
     for key, value in call.kwargs.items():
-        yield f"argument `{key}` ({_type_name(value)}) of {name}", value, fix
+        yield f"argument `{key}` ({type_name(value)}) of {name}", value, fix
     for key, value in context.items():
-        yield f"context[{key!r}] ({_type_name(value)})", value, "Give plain data"
+        yield f"context[{key!r}] ({type_name(value)})", value, "Give plain data"
     fix = "Pass it as plain data, or move the function into a module, where it goes by reference"
     for key, value in _captured(call.func).items():
-        yield f"{name} goes by value, and its `{key}` ({_type_name(value)})", value, fix
+        yield f"{name} goes by value, and its `{key}` ({type_name(value)})", value, fix
     yield f"the function {name}", call.func, "Use a function of a module"
 
 
@@ -304,108 +299,3 @@ def _failure(part: Any) -> BaseException | None:
     except BaseException as error:
         return error
     return None
-
-
-def _type_name(value: object) -> str:
-    """Return the name of the type, with its module unless it is a builtin."""
-    kind = type(value)
-    try:
-        name = (
-            kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-        )
-    except BaseException:  # a metaclass may answer with anything
-        return "?"
-    return _fit(name, MAX_MESSAGE)
-
-
-def _message(error: BaseException) -> str:
-    try:
-        return _fit(str(error), MAX_MESSAGE)
-    except BaseException as second:
-        return f"<str() failed with {_type_name(second)}>"
-
-
-def _reason(error: BaseException) -> str:
-    message = _message(error)
-    return f"{_type_name(error)}: {message.rstrip('.')}" if message else _type_name(error)
-
-
-# -- Errors ----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class ErrorInfo:
-    """An exception as data.
-
-    Attributes:
-        type: Name of the class, with its module unless it is a builtin.
-        message: `str()` of the exception, at most 8 KiB.
-        traceback: As Python prints it, without locals, at most 64 KiB.
-    """
-
-    type: str
-    message: str
-    traceback: str = ""
-
-
-def encode_error(error: BaseException | ErrorInfo) -> bytes:
-    """Return an exception as JSON, whatever it is: nothing that it does can make this fail."""
-    if isinstance(error, ErrorInfo):
-        info = error
-    else:
-        info = ErrorInfo(_type_name(error), _message(error), _traceback(error))
-    fields = {
-        "type": _fit(info.type, MAX_MESSAGE),
-        "message": _fit(info.message, MAX_MESSAGE),
-        "traceback": _fit(info.traceback, MAX_TRACEBACK),
-    }
-    return json.dumps(fields, ensure_ascii=False).encode()
-
-
-def decode_error(data: bytes) -> ErrorInfo:
-    """Return what `encode_error` was given.
-
-    Raises:
-        TaskSerializationError: Not written by `encode_error`.
-    """
-    try:
-        fields = json.loads(data)
-        texts = [fields[name] for name in ("type", "message", "traceback")]
-    except Exception as error:
-        raise TaskSerializationError(
-            f"these bytes are not an error written by sitq: {_reason(error)}"
-        ) from error
-    if not all(isinstance(text, str) for text in texts):
-        raise TaskSerializationError("these bytes are not an error written by sitq")
-    return ErrorInfo(*texts)
-
-
-def _traceback(error: BaseException) -> str:
-    try:
-        frames = _own_frames_off(error.__traceback__)
-        return "".join(traceback.TracebackException(type(error), error, frames, compact=True).format())
-    except BaseException as second:
-        return f"<the traceback cannot be formatted: {type(second).__qualname__}>"
-
-
-def _own_frames_off(frames: TracebackType | None) -> TracebackType | None:
-    """Start behind the machinery: sitq's own frames, and those of the standard library between them."""
-    start = rest = frames
-    while rest is not None:
-        package = str(rest.tb_frame.f_globals.get("__name__")).partition(".")[0]
-        if package == "sitq":
-            start = rest.tb_next
-        elif package not in ("asyncio", "concurrent", "contextvars", "threading"):
-            break
-        rest = rest.tb_next
-    return start or frames
-
-
-def _fit(text: str, limit: int) -> str:
-    """Return text that UTF-8 can hold in `limit` bytes; what is left out is in the middle."""
-    data = str.encode(text, "utf-8", "backslashreplace")
-    if len(data) > limit:
-        mark = f"\n... {len(data) - limit:,} bytes left out ...\n".encode()
-        half = (limit - len(mark)) // 2
-        data = data[:half] + mark + data[-half:]
-    return data.decode("utf-8", "ignore")

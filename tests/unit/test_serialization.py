@@ -32,17 +32,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sitq.errors import PayloadTooLargeError, TaskSerializationError
-from sitq.serialization import (
-    MAX_MESSAGE,
-    MAX_TRACEBACK,
-    ErrorInfo,
-    decode_call,
-    decode_error,
-    decode_value,
-    encode_call,
-    encode_error,
-    encode_value,
-)
+from sitq.failure import MAX_MESSAGE, MAX_TRACEBACK, ErrorInfo, decode_error, encode_error
+from sitq.serialization import decode_call, decode_value, encode_call, encode_value
 from sitq.task import Call, call, task
 
 # A busy machine is no failure.

@@ -17,10 +17,10 @@ from sitq.cli.output import (
     write_table,
 )
 from sitq.errors import TaskNotFoundError, TaskTimeoutError
+from sitq.failure import decode_error
 from sitq.handle import Result
 from sitq.model import Stats, Status, TaskRecord
 from sitq.queue import TaskQueue
-from sitq.serialization import decode_error
 
 _LIMIT: Final = 100
 

@@ -11,8 +11,8 @@ from typing import Final
 from sitq.backends.base import Backend
 from sitq.errors import BackendError
 from sitq.events import Emit, OutcomeRefused, StorageFailed
+from sitq.failure import encode_error
 from sitq.model import Failed, Outcome
-from sitq.serialization import encode_error
 
 MAX_BATCH: Final = 500
 HIGH_WATER: Final = 2_000

@@ -24,8 +24,9 @@ from sitq.events import (
     TaskStuck,
     TaskSucceeded,
 )
+from sitq.failure import ErrorInfo, decode_error, encode_error
 from sitq.model import Cancelled, Failed, Held, Outcome, Released, ReservedTask, Succeeded, TaskId
-from sitq.serialization import ErrorInfo, decode_call, decode_error, encode_error, encode_value
+from sitq.serialization import decode_call, encode_value
 from sitq.task import Call
 from sitq.worker.slots import Slots
 
