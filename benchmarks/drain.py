@@ -13,7 +13,6 @@ from sitq.serialization import encode_call
 from sitq.task import Call
 
 FAST_ENOUGH = Target("ratio", ">=", 0.6)
-_COUNTS = {1: (800, 150), 10: (6000, 1200), 100: (12_000, 3000)}
 
 
 async def drain(scale: Scale) -> AsyncIterator[Figure]:
@@ -29,14 +28,13 @@ async def drain(scale: Scale) -> AsyncIterator[Figure]:
 
 async def _one_process(scale: Scale, durability: Durability, concurrency: int, *, plain: bool) -> Figure:
     func = noop_sync if plain else noop
-    count = scale.count(*_COUNTS[concurrency])
 
-    async def ours() -> float:
+    async def ours(count: int) -> float:
         with scale.file() as path:
             fill_for_sitq(path, func, count)
             return count / await drain_once(path, durability, concurrency)
 
-    async def limit() -> float:
+    async def limit(count: int) -> float:
         with scale.file() as path:
             limits.fill(path, func, count)
             async with limits.aconnect(path, durability) as db:
@@ -48,10 +46,10 @@ async def _one_process(scale: Scale, durability: Durability, concurrency: int, *
     kind = "plain functions" if plain else "coroutine functions"
     return await compare(
         f"drain, concurrency {concurrency}, {kind}, {durability}",
-        "tasks/s",
         ours,
         limit,
-        rounds=scale.rounds,
+        scale,
+        step=max(concurrency, 10),
         target=FAST_ENOUGH if concurrency == 100 and not plain else None,
         note=f"limit: {concurrency} completed and {concurrency} reserved a transaction"
         + (", run on a thread pool" if plain else ""),
@@ -59,10 +57,9 @@ async def _one_process(scale: Scale, durability: Durability, concurrency: int, *
 
 
 async def _two_processes(scale: Scale, durability: Durability) -> Figure:
-    count = scale.count(*_COUNTS[100])
     async with child("benchmarks.children.drainer") as one, child("benchmarks.children.drainer") as two:
 
-        async def run(who: str, path: Path) -> float:
+        async def run(who: str, path: Path, count: int) -> float:
             for each in (one, two):
                 each.tell("open", who, path, durability, 100)
             for each in (one, two):
@@ -72,22 +69,22 @@ async def _two_processes(scale: Scale, durability: Durability) -> Figure:
             times = [await one.answer(), await two.answer()]
             return count / (max(time["end"] for time in times) - min(time["start"] for time in times)) * 1e9
 
-        async def ours() -> float:
+        async def ours(count: int) -> float:
             with scale.file() as path:
                 fill_for_sitq(path, noop, count)
-                return await run("sitq", path)
+                return await run("sitq", path, count)
 
-        async def limit() -> float:
+        async def limit(count: int) -> float:
             with scale.file() as path:
                 limits.fill(path, noop, count)
-                return await run("limit", path)
+                return await run("limit", path, count)
 
         return await compare(
             f"drain, two processes of concurrency 100, {durability}",
-            "tasks/s",
             ours,
             limit,
-            rounds=scale.rounds,
+            scale,
+            step=200,
             note="limit: two such loops, which take turns by a lock on a side file",
         )
 

@@ -25,20 +25,19 @@ async def enqueue(scale: Scale) -> AsyncIterator[Figure]:
 
 
 async def _sequential(scale: Scale, durability: Durability) -> Figure:
-    count = scale.count(800, 120)
     with scale.file() as path, scale.file() as other:
         async with (
             TaskQueue(SQLiteBackend(path, durability=durability)) as queue,
             limits.aconnect(other, durability) as db,
         ):
 
-            async def ours() -> float:
+            async def ours(count: int) -> float:
                 with stopwatch() as taken:
                     for number in range(count):
                         await queue.enqueue(noop, number)
                 return count / taken()
 
-            async def limit() -> float:
+            async def limit(count: int) -> float:
                 calls = [(number,) for number in range(count)]
                 with stopwatch() as whole:
                     await limits.enqueue_by_transaction(db, noop, calls)
@@ -48,17 +47,16 @@ async def _sequential(scale: Scale, durability: Durability) -> Figure:
 
             return await compare(
                 f"enqueue, one after another, {durability}",
-                "tasks/s",
                 ours,
                 limit,
-                rounds=scale.rounds,
+                scale,
+                step=20,
                 target=Target("ratio", ">=", 0.5),
                 note="limit: the better of one hop a transaction and one hop a statement",
             )
 
 
 async def _concurrent(scale: Scale, durability: Durability) -> Figure:
-    count = scale.count(10_000, 3000)
     with scale.file() as path, scale.file() as other:
         async with (
             TaskQueue(SQLiteBackend(path, durability=durability)) as queue,
@@ -69,42 +67,41 @@ async def _concurrent(scale: Scale, durability: Durability) -> Figure:
                 for number in numbers:
                     await queue.enqueue(noop, number)
 
-            async def ours() -> float:
+            async def ours(count: int) -> float:
                 with stopwatch() as taken:
                     async with asyncio.TaskGroup() as group:
                         for first in range(CALLERS):
                             group.create_task(caller(range(first, count, CALLERS)))
                 return count / taken()
 
-            async def limit() -> float:
+            async def limit(count: int) -> float:
                 with stopwatch() as taken:
                     await limits.enqueue_in_batches(db, noop, ((number,) for number in range(count)), CALLERS)
                 return count / taken()
 
             return await compare(
                 f"enqueue, {CALLERS} callers, {durability}",
-                "tasks/s",
                 ours,
                 limit,
-                rounds=scale.rounds,
+                scale,
+                step=CALLERS,
                 target=Target("ratio", ">=", 0.6),
                 note=f"limit: {CALLERS} rows a transaction, one hop each",
             )
 
 
 async def _many(scale: Scale, durability: Durability) -> Figure:
-    count = scale.count(10_000, 4000)
     with scale.file() as path, scale.file() as other:
         db = limits.connect(other, durability)
         async with TaskQueue(SQLiteBackend(path, durability=durability)) as queue:
 
-            async def ours() -> float:
+            async def ours(count: int) -> float:
                 with stopwatch() as taken:
                     for numbers in itertools.batched(range(count), BATCH, strict=False):
                         await queue.enqueue_many([call(noop, number) for number in numbers])
                 return count / taken()
 
-            async def limit() -> float:
+            async def limit(count: int) -> float:
                 with stopwatch() as taken:
                     limits.enqueue_in_this_thread(db, noop, ((number,) for number in range(count)), BATCH)
                 return count / taken()
@@ -112,10 +109,10 @@ async def _many(scale: Scale, durability: Durability) -> Figure:
             try:
                 return await compare(
                     f"enqueue_many, batches of {BATCH}, {durability}",
-                    "tasks/s",
                     ours,
                     limit,
-                    rounds=scale.rounds,
+                    scale,
+                    step=BATCH,
                     note="limit: plain sqlite3, no hop",
                 )
             finally:

@@ -14,9 +14,11 @@ from typing import Final, Literal
 
 DURABILITIES: Final = ("full", "fast")
 
+MOST_TASKS: Final = 20_000
+
 type Durability = Literal["full", "fast"]
-type Run = Callable[[], Awaitable[float]]
-"""One measurement. Prepares, measures, cleans up; returns the figure."""
+type Run = Callable[[int], Awaitable[float]]
+"""Does so many tasks and returns how many a second that was. Preparation is its own business and is not counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,12 @@ class Scale:
     @property
     def rounds(self) -> int:
         """How often sitq and the limit take turns."""
-        return 3 if self.quick else 5
+        return 3 if self.quick else 7
+
+    @property
+    def seconds(self) -> float:
+        """How long the limit takes for its turn."""
+        return 0.08 if self.quick else 0.3
 
     def count(self, full: int, quick: int | None = None) -> int:
         """How many of something: `full`, or for a look `quick` or a tenth."""
@@ -99,27 +106,26 @@ class Scale:
 
 
 async def compare(
-    name: str,
-    unit: str,
-    ours: Run,
-    limit: Run,
-    *,
-    rounds: int,
-    target: Target | None = None,
-    note: str = "",
+    name: str, ours: Run, limit: Run, scale: Scale, *, step: int, target: Target | None = None, note: str = ""
 ) -> Figure:
     """Let both take turns, first one first, then the other, and take medians.
 
     Other work on the machine hits neighbours alike, so the ratio of two runs side by side says more than either.
+
+    Args:
+        step: Tasks come in multiples of this. How many, a first run of the limit tells: both do as many.
     """
+    await ours(5 * step)
+    rate = await limit(5 * step)
+    count = step * max(5, min(MOST_TASKS // step, round(rate * scale.seconds / step)))
     values: list[float] = []
     limits: list[float] = []
-    for number in range(rounds):
+    for number in range(scale.rounds):
         for run, found in [(ours, values), (limit, limits)][:: 1 if number % 2 == 0 else -1]:
             gc.collect()
-            found.append(await run())
+            found.append(await run(count))
     ratios = [value / bound for value, bound in zip(values, limits, strict=True)]
-    return Figure(name, unit, median(values), median(limits), median(ratios), target, rounds, note)
+    return Figure(name, "tasks/s", median(values), median(limits), median(ratios), target, scale.rounds, note)
 
 
 @contextmanager

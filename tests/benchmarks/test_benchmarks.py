@@ -22,8 +22,9 @@ FIGURE = Figure("a", "tasks/s", 30.0, 60.0, 0.5, Target("ratio", ">=", 0.6), sam
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ten of everything, once."""
+    """As little of everything as there can be, once."""
     monkeypatch.setattr(Scale, "rounds", 1)
+    monkeypatch.setattr(Scale, "seconds", 0.0)
     monkeypatch.setattr(Scale, "count", lambda _self, full, _quick=None: min(full, 10))
 
 
@@ -119,21 +120,23 @@ def test_percentile_is_the_nearest_rank() -> None:
     assert percentile([7.0], 0.99) == 7.0
 
 
-async def test_the_two_take_turns_and_the_median_of_ratios_counts() -> None:
-    order: list[str] = []
+async def test_the_two_take_turns_and_the_median_of_ratios_counts(tmp_path: Path) -> None:
+    turns: list[tuple[str, int]] = []
 
     def run(name: str, answers: list[float]) -> Run:
-        async def one() -> float:
-            order.append(name)
+        async def one(count: int) -> float:
+            turns.append((name, count))
             return answers.pop(0)
 
         return one
 
-    figure = await compare(
-        "x", "tasks/s", run("ours", [1.0, 4.0, 9.0]), run("limit", [2.0, 4.0, 10.0]), rounds=3
-    )
-    assert order == ["ours", "limit", "limit", "ours", "ours", "limit"]
-    assert (figure.value, figure.limit, figure.ratio, figure.samples) == (4.0, 4.0, 0.9, 3)
+    ours, limit = run("ours", [1.0, 100.0, 400.0, 900.0]), run("limit", [1000.0, 200.0, 400.0, 1000.0])
+    scale = Scale(quick=True, folder=tmp_path)
+    figure = await compare("x", ours, limit, scale, step=2)
+    assert turns[:2] == [("ours", 10), ("limit", 10)]
+    assert [name for name, _ in turns[2:]] == ["ours", "limit", "limit", "ours", "ours", "limit"]
+    assert {count for _, count in turns[2:]} == {round(1000 * scale.seconds)}
+    assert (figure.value, figure.limit, figure.ratio, figure.samples) == (400.0, 400.0, 0.9, 3)
 
 
 # -- A limit is one only if it does the same work --------------------------------------------------
