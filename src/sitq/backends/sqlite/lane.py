@@ -65,17 +65,21 @@ class Lane:
         self._pid = os.getpid()
         self._open = False
         self._suspect = False
+        self._refused: BaseException | None = None
         # The loop that promised the next drain. Not a flag: a loop that is blocked by user code must not keep another
         # one, such as the heartbeat's, from having its operations run.
         self._promised: asyncio.AbstractEventLoop | None = None
         self._jobs: deque[Job] = deque()
         self._db: sqlite3.Connection
-        self._thread = aiosqlite.Connection(self._reconnect, iter_chunk_size=64)
+        self._thread = aiosqlite.Connection(self._first_connect, iter_chunk_size=64)
 
     async def start(self) -> None:
         """Start the thread and connect. Raises what `connect` raises."""
         watch(self._thread)
         await self._thread
+        if self._refused is not None:
+            await self._thread.close()
+            raise self._refused
         self._open = True
 
     async def stop(self) -> None:
@@ -122,6 +126,15 @@ class Lane:
         self._thread._tx.put_nowait((None, function))  # pyright: ignore[reportPrivateUsage]
 
     # -- On the database thread --------------------------------------------------------------------
+
+    def _first_connect(self) -> sqlite3.Connection:
+        # After a failure here aiosqlite ends its thread without waiting for it, and the thread answers to an event loop
+        # that may be closed by then. So it gets a connection all the same, and is closed in order.
+        try:
+            return self._reconnect()
+        except BaseException as error:
+            self._refused = error
+            return sqlite3.connect(":memory:", check_same_thread=False)
 
     def _reconnect(self) -> sqlite3.Connection:
         self._db = self._connect()
