@@ -1,0 +1,229 @@
+# pyright: strict, reportUnnecessaryTypeIgnoreComment=true
+"""What type checkers say about `TaskQueue`, `SyncTaskQueue`, their views and their handles.
+
+Nothing here runs: mypy (strict) and pyright read it. Each line with an ignore is a mistake that both must reject,
+because both report an ignore that is not needed.
+"""
+
+from collections.abc import Coroutine
+from datetime import UTC, datetime, timedelta
+from typing import Any, assert_type
+
+from sitq import (
+    Enqueuer,
+    QueueStats,
+    Result,
+    Stats,
+    Status,
+    SyncEnqueuer,
+    SyncTaskHandle,
+    SyncTaskQueue,
+    TaskHandle,
+    TaskQueue,
+    TaskRecord,
+    Worker,
+    call,
+    task,
+)
+
+
+def resize(key: str, width: int = 100, *, crop: bool = False) -> bytes:
+    return b""
+
+
+async def fetch(key: str, retries: int = 0) -> int:
+    return 1
+
+
+def nothing() -> None: ...
+
+
+@task
+def plain(key: str) -> bytes:
+    return b""
+
+
+@task(queue="images")
+async def coroutine(key: str) -> int:
+    return 1
+
+
+class Point:
+    def __init__(self, x: int) -> None: ...
+
+    def moved(self, by: int) -> "Point":
+        return self
+
+
+LATER = datetime.now(UTC)
+
+
+# -- TaskQueue -------------------------------------------------------------------------------------
+
+
+async def enqueue(queue: TaskQueue, anything: Any) -> None:
+    assert_type(await queue.enqueue(resize, "a"), TaskHandle[bytes])
+    assert_type(await queue.enqueue(resize, "a", 3, crop=True), TaskHandle[bytes])
+    assert_type(await queue.enqueue(resize, key="a", width=3), TaskHandle[bytes])
+    assert_type(await queue.enqueue(fetch, "a", retries=2), TaskHandle[int])
+    assert_type(await queue.enqueue(nothing), TaskHandle[None])
+    assert_type(await queue.enqueue(plain, "a"), TaskHandle[bytes])
+    assert_type(await queue.enqueue(coroutine, "a"), TaskHandle[int])
+    assert_type(await queue.enqueue(Point, 1), TaskHandle[Point])
+    assert_type(await queue.enqueue(Point(1).moved, by=2), TaskHandle[Point])
+    assert_type(await queue.enqueue(lambda: 1), TaskHandle[int])
+    assert_type(await queue.enqueue(resize, "a", eta=LATER), TaskHandle[bytes])
+    assert_type(await queue.enqueue(fetch, "a", eta=LATER), TaskHandle[int])
+    assert_type(await queue.enqueue(plain, "a", eta=None), TaskHandle[bytes])
+    assert_type(await queue.enqueue(coroutine, "a", eta=LATER), TaskHandle[int])
+    print(await queue.enqueue(anything, 1, a=2))
+
+    as_id: str = await queue.enqueue(resize, "a")
+    print(as_id)
+
+
+async def enqueue_mistakes(queue: TaskQueue) -> None:
+    await queue.enqueue(resize)  # type: ignore[call-overload]
+    await queue.enqueue(resize, 1)  # type: ignore[call-overload]
+    await queue.enqueue(resize, "a", "b")  # type: ignore[call-overload]
+    await queue.enqueue(resize, "a", height=1)  # type: ignore[call-arg, arg-type]
+    await queue.enqueue(fetch, 1)  # type: ignore[call-overload]
+    await queue.enqueue(plain, 1)  # type: ignore[call-overload]
+    await queue.enqueue(coroutine)  # type: ignore[call-overload]
+    await queue.enqueue(Point, "a")  # type: ignore[call-overload]
+    await queue.enqueue("app.resize", "a")  # type: ignore[call-overload]
+    await queue.enqueue(resize, "a", eta="tomorrow")  # type: ignore[call-arg, arg-type]
+    await queue.enqueue(resize, "a", priority=1)  # type: ignore[call-arg, arg-type]
+    wrong: TaskHandle[str] = await queue.enqueue(fetch, "a")  # type: ignore[call-overload]
+    print(wrong)
+    queue.enqueue(resize, "a").result()  # type: ignore[attr-defined]
+
+
+async def options(queue: TaskQueue) -> None:
+    view = queue.options(
+        eta=LATER,
+        queue="images",
+        priority=-1,
+        id="mine",
+        result_ttl=timedelta(days=1),
+        metadata={"a": 1},
+        context={"user": object()},
+        max_crashes=1,
+    )
+    assert_type(view, Enqueuer)
+    assert_type(await view.enqueue(resize, "a"), TaskHandle[bytes])
+    assert_type(await view.enqueue(fetch, "a", retries=1), TaskHandle[int])
+    assert_type(await view.enqueue(coroutine, "a"), TaskHandle[int])
+    assert_type(await queue.options(delay=1.5).enqueue(plain, "a"), TaskHandle[bytes])
+    assert_type(
+        await queue.options(delay=timedelta(hours=1), result_ttl=None).enqueue(nothing), TaskHandle[None]
+    )
+    assert_type(await view.enqueue_many([call(fetch, "a")]), list[TaskHandle[int]])
+
+
+async def options_mistakes(queue: TaskQueue) -> None:
+    queue.options(eta="2030-01-01")  # type: ignore[arg-type]
+    queue.options(delay="1h")  # type: ignore[arg-type]
+    queue.options(priority="high")  # type: ignore[arg-type]
+    queue.options(prioritee=1)  # type: ignore[call-arg]
+    queue.options("images")  # type: ignore[call-arg]
+    await queue.options().enqueue(resize, 1)  # type: ignore[call-overload]
+    await queue.options().enqueue(fetch)  # type: ignore[call-overload]
+    await queue.options().enqueue(resize, "a", eta=LATER)  # type: ignore[call-arg, arg-type]
+
+
+async def batches(queue: TaskQueue) -> None:
+    assert_type(await queue.enqueue_many([call(fetch, key) for key in "ab"]), list[TaskHandle[int]])
+    assert_type(await queue.enqueue_many(call(resize, key) for key in "ab"), list[TaskHandle[bytes]])
+    await queue.enqueue_many([resize])  # type: ignore[arg-type]
+    await queue.enqueue_many(call(fetch, "a"))  # type: ignore[arg-type]
+
+
+async def results(queue: TaskQueue, some_id: str) -> None:
+    handle = await queue.enqueue(fetch, "a")
+    assert_type(await handle.result(), int)
+    assert_type(await handle.result(timeout=5), int)
+    assert_type(await handle.result(timedelta(seconds=5)), int)
+    assert_type(await handle.status(), Status)
+    assert_type(await handle.cancel(), Status)
+    assert_type(await queue.get_result(handle), Result[int])
+    assert_type(await queue.get_result(handle, timeout=5), Result[int])
+    assert_type((await queue.get_result(handle)).value, int | None)
+    assert_type((await queue.get_result(handle)).unwrap(), int)
+    assert_type(await queue.get_result(some_id, 5), Result[Any])
+    assert_type(await queue.get_status(handle), Status)
+    assert_type(await queue.get(handle), TaskRecord)
+    assert_type(await queue.find(status=Status.PENDING, limit=5), list[TaskRecord])
+    assert_type(await queue.find(status={Status.FAILED, Status.CANCELLED}, since=LATER), list[TaskRecord])
+    assert_type(await queue.stats(), Stats)
+    assert_type((await queue.stats()).queues, tuple[QueueStats, ...])
+    assert_type(await queue.cancel(some_id), Status)
+    await handle.result("soon")  # type: ignore[arg-type]
+    await queue.get_result(5)  # type: ignore[call-overload]
+    await queue.find(Status.PENDING)  # type: ignore[call-arg]
+    await queue.find(since="today")  # type: ignore[arg-type]
+
+
+async def contexts() -> None:
+    async with TaskQueue("app.db", max_payload=1) as queue:
+        assert_type(queue, TaskQueue)
+        async with Worker(queue, concurrency=5, lease=timedelta(seconds=5)) as worker:
+            assert_type(worker, Worker)
+            assert_type(await worker.process_task("a"), Result[Any])
+    TaskQueue(5)  # type: ignore[arg-type]
+    TaskQueue("app.db", 5)  # type: ignore[call-arg]
+    Worker(SyncTaskQueue())  # type: ignore[arg-type]
+    with TaskQueue():  # type: ignore[attr-defined]
+        pass
+
+
+# -- SyncTaskQueue ---------------------------------------------------------------------------------
+
+
+def sync_enqueue(queue: SyncTaskQueue) -> None:
+    assert_type(queue.enqueue(resize, "a", crop=True), SyncTaskHandle[bytes])
+    assert_type(queue.enqueue(fetch, "a", retries=2), SyncTaskHandle[int])
+    assert_type(queue.enqueue(plain, "a"), SyncTaskHandle[bytes])
+    assert_type(queue.enqueue(coroutine, "a"), SyncTaskHandle[int])
+    assert_type(queue.enqueue(Point, 1), SyncTaskHandle[Point])
+    assert_type(queue.enqueue(nothing), SyncTaskHandle[None])
+    assert_type(queue.enqueue(resize, "a", eta=LATER), SyncTaskHandle[bytes])
+    assert_type(queue.enqueue(coroutine, "a", eta=LATER), SyncTaskHandle[int])
+    assert_type(queue.options(delay=1), SyncEnqueuer)
+    assert_type(queue.options(delay=1).enqueue(resize, "a"), SyncTaskHandle[bytes])
+    assert_type(queue.options(delay=1).enqueue(fetch, "a"), SyncTaskHandle[int])
+    assert_type(queue.options().enqueue_many([call(fetch, "a")]), list[SyncTaskHandle[int]])
+    assert_type(queue.enqueue_many([call(resize, "a")]), list[SyncTaskHandle[bytes]])
+
+
+def sync_results(queue: SyncTaskQueue, some_id: str) -> None:
+    handle = queue.enqueue(fetch, "a")
+    assert_type(handle.result(timeout=5), int)
+    assert_type(handle.status(), Status)
+    assert_type(handle.cancel(), Status)
+    assert_type(queue.get_result(handle), Result[int])
+    assert_type(queue.get_result(some_id, timeout=5), Result[Any])
+    assert_type(queue.get_status(handle), Status)
+    assert_type(queue.get(some_id), TaskRecord)
+    assert_type(queue.find(queue="a"), list[TaskRecord])
+    assert_type(queue.stats(), Stats)
+    assert_type(queue.cancel(handle), Status)
+
+
+def sync_mistakes(queue: SyncTaskQueue) -> None:
+    queue.enqueue(resize)  # type: ignore[call-overload]
+    queue.enqueue(resize, 1)  # type: ignore[call-overload]
+    queue.enqueue(fetch, "a", tries=1)  # type: ignore[call-arg]
+    queue.enqueue(coroutine, 1)  # type: ignore[call-overload]
+    queue.enqueue(resize, "a", eta="tomorrow")  # type: ignore[call-arg, arg-type]
+    queue.options(eta="2030-01-01")  # type: ignore[arg-type]
+    queue.options(prioritee=1)  # type: ignore[call-arg]
+    queue.options().enqueue(fetch)  # type: ignore[call-overload]
+    queue.enqueue_many([resize])  # type: ignore[arg-type]
+    wrong: Coroutine[Any, Any, Any] = queue.enqueue(resize, "a")  # type: ignore[assignment]
+    print(wrong)
+
+
+def sync_contexts() -> None:
+    with SyncTaskQueue() as queue:
+        assert_type(queue, SyncTaskQueue)
