@@ -132,11 +132,11 @@ async def test_pages_stay_in_step_while_tasks_arrive_and_go(backend: Backend, cl
 
 async def test_every_combination_of_filters_in_pages(backend: Backend, clock: FakeClock) -> None:
     start = clock.now()
-    for queue, name in product("ab", "xy"):
-        await backend.enqueue(new_tasks(4, queue=queue, name=name))
+    for each_queue, each_name in product("ab", "xy"):
+        await backend.enqueue(new_tasks(4, queue=each_queue, name=each_name))
         clock.advance(SECOND)
-    for task in (await backend.reserve("w1", None, 10, LEASE)).tasks[::2]:
-        await backend.complete([Succeeded(task.held, b"")])
+    reserved = (await backend.reserve("w1", None, 10, LEASE)).tasks
+    await backend.complete([Succeeded(task.held, b"") for task in reserved[::2]])
     tasks = await everything(backend)
     cursor = tasks[2].seq
 

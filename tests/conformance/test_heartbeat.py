@@ -179,9 +179,9 @@ async def test_from_several_threads_while_this_one_works(backend: Backend, threa
         return [await backend.heartbeat("w1", held, LEASE) for _ in range(20)]
 
     beats = [asyncio.to_thread(lambda: asyncio.run(renew_often())) for _ in range(threads)]
-    answers, *_ = await asyncio.gather(
-        asyncio.gather(*beats), *(backend.enqueue([new_task()]) for _ in range(50))
-    )
+    enqueues = asyncio.gather(*(backend.enqueue([new_task()]) for _ in range(50)))
+    answers = await asyncio.gather(*beats)
+    await enqueues
 
     assert all(answer == Heartbeat() for answers_of_one in answers for answer in answers_of_one)
     assert len(await everything(backend)) == 70

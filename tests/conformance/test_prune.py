@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,7 @@ from tests.support import (
 MICROSECOND = timedelta(microseconds=1)
 
 
-async def finished(backend: Backend, number: int, **fields: object) -> list[str]:
+async def finished(backend: Backend, number: int, **fields: Any) -> list[str]:
     held = [await running(backend, new_task(**fields)) for _ in range(number)]
     await backend.complete([Succeeded(hold, b"result") for hold in held])
     return [hold.id for hold in held]

@@ -54,8 +54,8 @@ async def test_they_agree_with_find(backend: Backend) -> None:
         await backend.complete([Succeeded(task.held, b"")])
 
     found: dict[str, Counter[Status]] = {}
-    for task in await everything(backend):
-        found.setdefault(task.queue, Counter())[task.status] += 1
+    for stored in await everything(backend):
+        found.setdefault(stored.queue, Counter())[stored.status] += 1
 
     assert await counts(backend) == found
 

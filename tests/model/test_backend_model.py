@@ -272,8 +272,10 @@ class Histories(RuleBasedStateMachine):
         now = self.clock.now()
         outcomes: list[Outcome] = []
         stale = []
-        for number, kind, delay, data in drawn:
-            held = self.hold(number)
+        holds = [
+            self.hold(number) for number, *_ in drawn
+        ]  # before anything ends: one may come twice in a batch
+        for held, (_, kind, delay, data) in zip(holds, drawn, strict=True):
             at = now + (delay or timedelta(0))
             outcome: Outcome
             if kind is Retried:

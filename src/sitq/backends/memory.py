@@ -8,7 +8,7 @@ import json
 import threading
 from bisect import bisect_left, insort
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -69,7 +69,7 @@ class MemoryBackend(Backend):
         self._bells.ring_all()
 
     async def enqueue(self, tasks: Sequence[NewTask]) -> list[Enqueued]:
-        answers = []
+        answers: list[Enqueued] = []
         with self._opened():
             now = self._clock.now()
             # What is wrong with a task shows here, before the first one is stored.
@@ -103,7 +103,8 @@ class MemoryBackend(Backend):
         return Reserved(reserved, next_due_at)
 
     async def heartbeat(self, worker: str, held: Sequence[Held], lease: timedelta) -> Heartbeat:
-        lost, cancelled = set(), set()
+        lost: set[Held] = set()
+        cancelled: set[Held] = set()
         with self._opened():
             due_at = self._clock.now() + lease
             for hold in held:
@@ -117,7 +118,8 @@ class MemoryBackend(Backend):
         return Heartbeat(frozenset(lost), frozenset(cancelled))
 
     async def complete(self, outcomes: Sequence[Outcome]) -> Completed:
-        stale, changed = [], []
+        stale: list[Held] = []
+        changed: list[TaskRecord] = []
         with self._opened():
             now = self._clock.now()
             for outcome in outcomes:
@@ -135,7 +137,7 @@ class MemoryBackend(Backend):
         return Completed(len(outcomes) - len(stale), tuple(stale))
 
     async def cancel(self, ids: Collection[TaskId]) -> dict[TaskId, Status]:
-        ended = []
+        ended: list[TaskId] = []
         with self._opened():
             now = self._clock.now()
             for task in self._known(ids):
@@ -185,7 +187,7 @@ class MemoryBackend(Backend):
     # -- Helpers; all but the last are for the holder of the lock ---------------------------------
 
     @contextmanager
-    def _opened(self) -> Iterator[None]:
+    def _opened(self) -> Generator[None]:
         with self._lock:
             if not self._is_open:
                 raise BackendConnectionError("MemoryBackend is not open: call `await backend.open()` first")
