@@ -126,7 +126,6 @@ async def options_mistakes(queue: TaskQueue) -> None:
     queue.options(delay="1h")  # type: ignore[arg-type]
     queue.options(priority="high")  # type: ignore[arg-type]
     queue.options(prioritee=1)  # type: ignore[call-arg]
-    queue.options("images")  # type: ignore[call-arg]
     await queue.options().enqueue(resize, 1)  # type: ignore[call-overload]
     await queue.options().enqueue(fetch)  # type: ignore[call-overload]
     await queue.options().enqueue(resize, "a", eta=LATER)  # type: ignore[call-arg, arg-type]
