@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any, Final, Never, Self, Unpack, overload
+from typing import Any, Final, Never, Protocol, Self, Unpack, overload
 
 from sitq.backends import open_backend
 from sitq.backends.base import Backend
@@ -146,11 +146,11 @@ class TaskQueue:
                 "use queue.options(...).enqueue(func, ...), where every argument belongs to the function"
             )
         options = _NO_OPTIONS if eta is None else TaskOptions(eta=eta)
-        return (await self._enqueue([Call(func, args, kwargs)], options))[0]
+        return (await self._store([Call[Any](func, args, kwargs)], options))[0]
 
     async def enqueue_many[R](self, calls: Iterable[Call[R]], /) -> list[TaskHandle[R]]:
         """Store a batch of `call(func, ...)`, all or none, in order. Errors as for `enqueue`."""
-        return await self._enqueue(calls, _NO_OPTIONS)
+        return await self._store(calls, _NO_OPTIONS)
 
     def options(self, **given: Unpack[GivenOptions]) -> "Enqueuer":
         """A view of this queue that enqueues with these options; see `TaskOptions` for what there is.
@@ -158,9 +158,9 @@ class TaskQueue:
         Raises:
             ValidationError: An option is unknown, out of range, or contradicts another; names the option and the fix.
         """
-        return Enqueuer(self, TaskOptions(**given))
+        return Enqueuer(self._store, TaskOptions(**given))
 
-    async def _enqueue[R](self, calls: Iterable[Call[R]], options: TaskOptions) -> list[TaskHandle[R]]:
+    async def _store[R](self, calls: Iterable[Call[R]], options: TaskOptions) -> list[TaskHandle[R]]:
         now = datetime.now(UTC)
         tasks = [self._new_task(call, options, now) for call in calls]
         if options.id is not None and len(tasks) > 1:
@@ -181,7 +181,8 @@ class TaskQueue:
             )
         check_callable(call.func)
         check_arguments(call)
-        options = given.over(call.func.options) if isinstance(call.func, Task) else given
+        func: Any = call.func
+        options = given.over(func.options) if isinstance(func, Task) else given
         return NewTask(
             id=new_id() if options.id is None else options.id,
             name=call.name,
@@ -303,8 +304,8 @@ class TaskQueue:
 class Enqueuer:
     """A view of a queue that enqueues with fixed options. Made by `TaskQueue.options`."""
 
-    def __init__(self, queue: TaskQueue, options: TaskOptions) -> None:
-        self._queue = queue
+    def __init__(self, store: "_Store", options: TaskOptions) -> None:
+        self._store = store
         self._options = options
 
     @overload
@@ -318,11 +319,17 @@ class Enqueuer:
     async def enqueue(self, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> TaskHandle[Any]:
         """As `TaskQueue.enqueue`, except that every keyword belongs to the function."""
         check_callable(func)
-        return (await self._queue._enqueue([Call(func, args, kwargs)], self._options))[0]
+        return (await self._store([Call[Any](func, args, kwargs)], self._options))[0]
 
     async def enqueue_many[R](self, calls: Iterable[Call[R]], /) -> list[TaskHandle[R]]:
         """As `TaskQueue.enqueue_many`."""
-        return await self._queue._enqueue(calls, self._options)
+        return await self._store(calls, self._options)
+
+
+class _Store(Protocol):
+    """How a view reaches its queue."""
+
+    async def __call__[R](self, calls: Iterable[Call[R]], options: TaskOptions) -> list[TaskHandle[R]]: ...
 
 
 def _statuses(status: Status | Collection[Status] | None) -> Sequence[Status] | None:

@@ -8,7 +8,7 @@ timed out is computed above it. To write a new one: implement `Backend`, run the
 import asyncio
 import threading
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import timedelta
 from typing import Protocol
@@ -81,7 +81,7 @@ class Bells:
         self._tasks: dict[TaskId, set[Signal]] = {}
 
     @asynccontextmanager
-    async def listen(self, topics: Collection[Topic]) -> AsyncIterator[Signal]:
+    async def listen(self, topics: Collection[Topic]) -> AsyncGenerator[Signal]:
         signal = Signal()
         with self._lock:
             for topic in topics:

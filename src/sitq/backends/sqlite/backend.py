@@ -7,7 +7,7 @@ import asyncio
 import logging
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import timedelta
 from functools import partial
@@ -265,7 +265,7 @@ class SQLiteBackend(Backend):
         return self._listen(topics)
 
     @asynccontextmanager
-    async def _listen(self, topics: Collection[Topic]) -> AsyncIterator[Signal]:
+    async def _listen(self, topics: Collection[Topic]) -> AsyncGenerator[Signal]:
         await self._announce({type(topic) for topic in topics})
         async with self._bells.listen(topics) as signal:
             yield signal

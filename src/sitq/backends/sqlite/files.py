@@ -5,7 +5,7 @@ import os
 import sqlite3
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -13,10 +13,8 @@ from typing import Final
 
 from sitq.errors import BackendConnectionError
 
-try:
-    import fcntl
-except ImportError:  # Windows: processes take turns by SQLite's own busy handler alone
-    fcntl = None  # type: ignore[assignment]
+if sys.platform != "win32":  # there, processes take turns by SQLite's own busy handler alone
+    from fcntl import LOCK_EX, LOCK_NB, LOCK_UN, flock
 
 logger = logging.getLogger("sitq.sqlite")
 
@@ -125,12 +123,12 @@ class WriteLock:
     """
 
     def __init__(self, path: Path | None, *, timeout: float = 0.0) -> None:
-        self._path = path if fcntl is not None else None
+        self._path = path if sys.platform != "win32" else None
         self._timeout = timeout
         self._fd = -1
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def held(self) -> Generator[None]:
         if self._path is None:
             yield
             return
@@ -141,7 +139,7 @@ class WriteLock:
             yield
         finally:
             if taken:
-                fcntl.flock(self._fd, fcntl.LOCK_UN)
+                flock(self._fd, LOCK_UN)
 
     def _take(self) -> bool:
         # flock has no timeout, and a peer may be stopped while it holds the lock; so ask again in short steps.
@@ -149,7 +147,7 @@ class WriteLock:
         pause = _FIRST_PAUSE
         while True:
             try:
-                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                flock(self._fd, LOCK_EX | LOCK_NB)
             except OSError:
                 if time.monotonic() >= deadline:
                     return False

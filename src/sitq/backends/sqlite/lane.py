@@ -123,7 +123,7 @@ class Lane:
         # The one private touch on aiosqlite. Its public methods are one statement a hop, and `_execute` is a
         # coroutine and so needs a task; a queue item without a future is what it uses itself in `stop()`.
         # Version bounded in pyproject.toml, contract in tests/unit/test_lane.py.
-        self._thread._tx.put_nowait((None, function))  # pyright: ignore[reportPrivateUsage]
+        self._thread._tx.put_nowait((None, function))  # pyright: ignore[reportPrivateUsage, reportUnknownMemberType]
 
     # -- On the database thread --------------------------------------------------------------------
 
@@ -273,4 +273,4 @@ def watch(connection: aiosqlite.Connection) -> None:
 def _stop_unclosed() -> None:
     threading.main_thread().join()
     for connection in list(_unclosed):
-        connection.stop()
+        connection.stop()  # pyright: ignore[reportUnknownMemberType]

@@ -63,7 +63,7 @@ def _record(row: Sequence[Any]) -> TaskRecord:
         max_crashes=row[8],
         fence=row[9],
         worker=row[10],
-        enqueued_at=moment(row[11]),
+        enqueued_at=moment(int(row[11])),
         due_at=moment(row[12]),
         started_at=moment(row[13]),
         finished_at=moment(row[14]),

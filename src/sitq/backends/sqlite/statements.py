@@ -36,8 +36,8 @@ from sitq.model import (
 class Rings:
     """Whom the transaction will have to wake. Filled by its operations, read after the commit."""
 
-    queues: set[str] = field(default_factory=set)
-    tasks: list[TaskId] = field(default_factory=list)
+    queues: set[str] = field(default_factory=set[str])
+    tasks: list[TaskId] = field(default_factory=list[TaskId])
 
 
 # -- enqueue ---------------------------------------------------------------------------------------
