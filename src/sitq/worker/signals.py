@@ -23,30 +23,49 @@ def stop_signals(handle: Callable[[int], None]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    loop = asyncio.get_running_loop()
+    _handlers.append(handle)
+    try:
+        if len(_handlers) == 1:
+            _install()
+        yield
+    finally:
+        _handlers.remove(handle)
+        if not _handlers:
+            _restore()
 
-    def on_signal(number: int, frame: FrameType | None) -> None:
+
+# Signals belong to the process, and a process may have several workers: each is told, and the last one to leave puts
+# the former handlers back. Used in the main thread only.
+_handlers: list[Callable[[int], None]] = []
+_former: dict[int, Any] = {}
+
+
+def _on_signal(number: int, frame: FrameType | None) -> None:
+    for handle in _handlers:
         handle(number)
 
-    former: dict[int, Any] = {}
+
+def _install() -> None:
+    loop = asyncio.get_running_loop()
     for number in STOP_SIGNALS:
-        former[number] = signal.getsignal(number)
+        _former[number] = signal.getsignal(number)
         try:
             # For its side effect: the loop wakes up whichever thread the system gives the signal to.
             loop.add_signal_handler(number, _nothing)
         except NotImplementedError:  # Windows, where the loop always does
             pass
-        signal.signal(number, on_signal)
-    try:
-        yield
-    finally:
-        for number, handler in former.items():
-            try:
-                loop.remove_signal_handler(number)
-            except NotImplementedError:
-                pass
-            if handler is not None:  # None: it was installed by something other than Python
-                signal.signal(number, handler)
+        signal.signal(number, _on_signal)
+
+
+def _restore() -> None:
+    loop = asyncio.get_running_loop()
+    for number, handler in _former.items():
+        try:
+            loop.remove_signal_handler(number)
+        except NotImplementedError:
+            pass
+        if handler is not None:  # None: it was installed by something other than Python
+            signal.signal(number, handler)
 
 
 def _nothing() -> None:
