@@ -17,7 +17,7 @@ from typing import Final
 from sitq.backends.base import Backend
 from sitq.clock import Clock
 from sitq.config import WorkerConfig
-from sitq.errors import BackendError
+from sitq.context import running_here
 from sitq.events import Emit, LoopBlocked, StorageFailed
 from sitq.model import Held
 
@@ -55,7 +55,7 @@ class Heartbeat:
         self._worker_loop = asyncio.get_running_loop()
         self._worker_thread = threading.get_ident()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._stopping: asyncio.Event | None = None
+        self._serving: asyncio.Task[None] | None = None
         self._started = asyncio.Event()
         self._ended = asyncio.Event()
         self._thread = threading.Thread(target=self._serve, name="sitq-heartbeat", daemon=True)
@@ -72,8 +72,9 @@ class Heartbeat:
     async def stop(self) -> None:
         """End the thread and wait for it. Call it once, after `start`."""
         assert self._loop is not None
-        assert self._stopping is not None
-        self._loop.call_soon_threadsafe(self._stopping.set)
+        assert self._serving is not None
+        # Also when it waits for a storage that does not answer.
+        self._loop.call_soon_threadsafe(self._serving.cancel)
         await self._ended.wait()
 
     # -- On the heartbeat's thread -----------------------------------------------------------------
@@ -81,6 +82,11 @@ class Heartbeat:
     def _serve(self) -> None:
         try:
             asyncio.run(self._main())
+        except asyncio.CancelledError:
+            pass
+        except RuntimeError:
+            if not self._worker_loop.is_closed():  # then nobody is left to be told
+                raise
         finally:
             try:
                 self._worker_loop.call_soon_threadsafe(self._ended.set)
@@ -88,19 +94,13 @@ class Heartbeat:
                 pass
 
     async def _main(self) -> None:
-        self._stopping = asyncio.Event()
         self._loop = asyncio.get_running_loop()
+        self._serving = asyncio.current_task()
         self._worker_loop.call_soon_threadsafe(self._started.set)
         interval = self._config.lease / _RENEWALS_PER_LEASE
         due = self._clock.monotonic() + interval
         while True:
-            pause = min(interval, BLOCKED_AFTER, max(due - self._clock.monotonic(), 0.0))
-            try:
-                await asyncio.wait_for(self._stopping.wait(), pause)
-            except TimeoutError:
-                pass
-            else:
-                return
+            await asyncio.sleep(min(interval, BLOCKED_AFTER, max(due - self._clock.monotonic(), 0.0)))
             self._watch_loop()
             if self._clock.monotonic() >= due:
                 due = self._clock.monotonic() + interval
@@ -115,13 +115,15 @@ class Heartbeat:
         if not held:
             return
         try:
-            answer = await self._backend.heartbeat(
-                self._config.id, held, timedelta(seconds=self._config.lease)
-            )
-        except BackendError as error:
+            async with asyncio.timeout(self._config.lease):
+                answer = await self._backend.heartbeat(
+                    self._config.id, held, timedelta(seconds=self._config.lease)
+                )
+        except Exception as error:  # whatever it is, this thread has to go on
             self._emit(StorageFailed(self._config.id, "renew leases", str(error), self._config.lease / 3))
             # By our own clock somebody else may have these by now.
-            expired = [one for one in held if now - self._renewed[one] >= self._config.lease]
+            late = self._clock.monotonic() - self._config.lease
+            expired = [one for one in held if self._renewed[one] <= late]
             self._tell(self._lost, expired)
             return
         self._renewed.update(dict.fromkeys(held, now))
@@ -142,11 +144,9 @@ class Heartbeat:
             self._reported = True
             frame = sys._current_frames().get(self._worker_thread)
             task = asyncio.current_task(self._worker_loop)
-            self._emit(
-                LoopBlocked(
-                    self._config.id, now - self._asked, task.get_name() if task else None, _stack(frame)
-                )
-            )
+            current = running_here(task.get_context()) if task is not None else None
+            task_id = current.id if current is not None else None
+            self._emit(LoopBlocked(self._config.id, now - self._asked, task_id, _stack(frame)))
 
     def _answer(self) -> None:
         self._answered = True
