@@ -51,6 +51,7 @@ class Run:
     call: Call[Any]
     started: float = field(default_factory=time.monotonic)
     task: asyncio.Task[None] | None = None
+    begun: bool = False
     stop: Stop | None = None
     reported: bool = False
 
@@ -66,6 +67,7 @@ class Executor:
         worker: Name of the worker, for events.
         run_call: Runs a decoded call; chooses the runner.
         report: Where outcomes go. Called once for each reserved task, unless its lease was lost.
+        interrupted: Whether somebody cancels everything on this loop, as `asyncio.run` does at its end.
         slots: Where the slot of a run is given back when it has ended.
     """
 
@@ -75,6 +77,7 @@ class Executor:
         *,
         run_call: Callable[[Call[Any]], Any],
         report: Callable[[Outcome], None],
+        interrupted: Callable[[], bool],
         slots: Slots,
         max_payload: int,
         emit: Emit,
@@ -82,10 +85,12 @@ class Executor:
         self._worker = worker
         self._run_call = run_call
         self._report = report
+        self._interrupted = interrupted
         self._slots = slots
         self._max_payload = max_payload
         self._emit = emit
         self._runs: dict[Held, Run] = {}
+        self._loading: dict[Held, float] = {}
         self._drained = asyncio.Event()
         self._drained.set()
         # By the identity of their `CurrentTask`, which every asyncio task that they create inherits in its context.
@@ -101,7 +106,17 @@ class Executor:
 
     def held(self) -> dict[Held, float]:
         """The reservations to renew, each with the monotonic time of its start. Callable from any thread."""
-        return {held: run.started for held, run in list(self._runs.items()) if not run.reported}
+        running = {held: run.started for held, run in list(self._runs.items()) if not run.reported}
+        return dict(self._loading) | running
+
+    def start_all(self, tasks: list[ReservedTask]) -> None:
+        """Begin attempts; the caller has taken slots for them. Loading one payload may take as long as user code likes,
+        so the leases of all of them are renewed from now on.
+        """
+        self._loading = dict.fromkeys((task.held for task in tasks), time.monotonic())
+        for task in tasks:
+            self.start(task)
+        self._loading = {}
 
     def start(self, reserved: ReservedTask) -> asyncio.Task[None] | None:
         """Begin an attempt; the caller has taken a slot for it. None if the task is judged without being run."""
@@ -133,7 +148,8 @@ class Executor:
             if why is Stop.LOST:
                 run.reported = True
                 self._emit(TaskLost(*self._about(run.reserved), run.duration))
-            run.task.cancel()
+            if run.begun:  # else it would never begin, and never end either: it looks at `stop` by itself
+                run.task.cancel()
 
     async def drain(self, timeout: float) -> bool:
         """Wait until nothing runs, for `timeout` seconds at most. True if nothing does."""
@@ -168,10 +184,15 @@ class Executor:
     async def _execute(self, run: Run) -> None:
         # No await outside the `try`: whatever is thrown into this coroutine is judged.
         reserved = run.reserved
+        run.begun = True
         self._emit(TaskStarted(*self._about(reserved)))
         try:
+            if run.stop is not None:
+                raise asyncio.CancelledError
             value = await self._run_call(run.call)
         except BaseException as error:
+            if run.stop is None and isinstance(error, asyncio.CancelledError) and self._interrupted():
+                run.stop = Stop.RELEASE
             outcome = judge_error(run, error)
         else:
             outcome = judge_value(run, value, self._max_payload)
@@ -252,9 +273,22 @@ def judge_value(run: Run, value: Any, max_payload: int) -> Outcome:
 
 def judge_error(run: Run, error: BaseException) -> Outcome:
     """A run that raised has failed, unless it was us who cancelled it."""
-    if isinstance(error, asyncio.CancelledError) and run.stop is not None:
-        return Cancelled(run.held) if run.stop is Stop.CANCEL else Released(run.held)
-    return Failed(run.held, encode_error(error))
+    if run.stop is None or not _due_to_cancellation(error):
+        return Failed(run.held, encode_error(error))
+    if run.stop is not Stop.CANCEL:
+        return Released(run.held)
+    return Cancelled(run.held, None if isinstance(error, asyncio.CancelledError) else encode_error(error))
+
+
+def _due_to_cancellation(error: BaseException | None) -> bool:
+    """Whether it is a CancelledError or was raised while one was handled, as clean-up code and wrappers do."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, asyncio.CancelledError):
+            return True
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _current(reserved: ReservedTask, context: Mapping[str, Any]) -> CurrentTask:

@@ -3,6 +3,7 @@
 Waits for a ring, for the next due time that the storage told, or for the poll interval, whichever comes first.
 """
 
+import asyncio
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Final
@@ -25,7 +26,7 @@ class Fetcher:
     Args:
         slots: Taken before reserving, so that nothing is reserved that cannot start.
         congested: True while outcomes pile up and no new work should be taken.
-        start: Takes a reserved task, and its slot with it.
+        start: Takes reserved tasks, and their slots with them.
         idle: Called when nothing is due and nothing runs; None if nobody wants to know.
         exhausted: Called when `max_tasks` have been handed over.
     """
@@ -37,7 +38,7 @@ class Fetcher:
         *,
         slots: Slots,
         congested: Callable[[], bool],
-        start: Callable[[ReservedTask], object],
+        start: Callable[[list[ReservedTask]], object],
         idle: Callable[[], None] | None,
         exhausted: Callable[[], None],
         clock: Clock,
@@ -74,6 +75,14 @@ class Fetcher:
 
     async def run(self) -> None:
         """Fetch until `stop`. Must not be cancelled: a reservation whose answer nobody hears is held for a lease."""
+        while not self._stopping:
+            try:
+                await self._listen_and_fetch()
+            except BackendError as error:
+                self._emit(StorageFailed(self._config.id, "listen", str(error), _PAUSE_AFTER_ERROR))
+                await asyncio.sleep(_PAUSE_AFTER_ERROR)
+
+    async def _listen_and_fetch(self) -> None:
         topics = [QueueTopic(queue) for queue in self._config.queues or (None,)]
         async with self._backend.listen(topics) as signal:
             self._signal = signal
@@ -98,9 +107,8 @@ class Fetcher:
             self._emit(StorageFailed(self._config.id, "take tasks", str(error), _PAUSE_AFTER_ERROR))
             return _PAUSE_AFTER_ERROR
         finally:
-            self._slots.give_back(limit - len(tasks))
-        for task in tasks:
-            self._start(task)
+            self._slots.put_back(limit - len(tasks))
+        self._start(tasks)
         if self._left is not None:
             self._left -= len(tasks)
             if self._left == 0:

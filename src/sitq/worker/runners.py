@@ -36,8 +36,8 @@ class Runner(Protocol):
 class AsyncRunner:
     """Coroutine functions, on the worker's event loop.
 
-    asyncio lets SystemExit and KeyboardInterrupt in any of its tasks end the loop. For a run itself the executor sees to
-    that; for the asyncio tasks that user code creates there, this puts itself before the loop's task factory.
+    asyncio lets SystemExit and KeyboardInterrupt in any of its tasks end the loop. For a run itself the executor sees
+    to that; for the asyncio tasks that user code creates there, this puts itself before the loop's task factory.
     """
 
     def __init__(self) -> None:

@@ -25,6 +25,10 @@ class Slots:
         assert count <= self.free, "more slots taken than there are"
         self._taken += count
 
+    def put_back(self, count: int) -> None:
+        """Free slots that nothing was found for. Nobody is told: whoever took them knows."""
+        self._taken -= count
+
     def give_back(self, count: int = 1) -> None:
         """Free slots and call `on_free`."""
         if count:

@@ -19,7 +19,7 @@ from sitq.config import (
 from sitq.errors import QueueEmptyError, WorkerBusyError, WorkerError, WorkerStoppedError
 from sitq.events import Emit, WorkerStarted, WorkerStopped, WorkerStopping, log_event
 from sitq.handle import Result
-from sitq.model import TaskId
+from sitq.model import ReservedTask, TaskId
 from sitq.options import Duration, seconds
 from sitq.queue import TaskQueue
 from sitq.task import Call
@@ -85,6 +85,8 @@ class Worker:
         self._emit: Emit = log_event
         self._services: _Services | None = None
         self._used = False
+        self._stop_wanted = False
+        self._ended = asyncio.Event()
         self._forced_by: int | None = None
 
     @property
@@ -125,16 +127,21 @@ class Worker:
                     services.hurry()
                     raise
                 finally:
-                    await self._shut_down()
+                    await self._shut_down(services)
         finally:
             self._forced_by = services.forced_by
             services.raise_failure()
 
     async def stop(self) -> None:
-        """Stop taking tasks, wait for running ones within `shutdown_timeout`, then give back the rest. Idempotent."""
+        """Stop taking tasks, wait for running ones within `shutdown_timeout`, then give back the rest. Idempotent.
+
+        Before `run` it makes that return at once.
+        """
+        self._stop_wanted = True
         if self._services is not None:
             self._services.request_stop()
-            await self._services.stopped.wait()
+        if self._used:
+            await self._ended.wait()
 
     async def __aenter__(self) -> Self:
         await self._start()
@@ -145,7 +152,7 @@ class Worker:
     ) -> None:
         services = self._services
         assert services is not None
-        await self._shut_down()
+        await self._shut_down(services)
         services.raise_failure()
 
     async def process_task(self, task_id: TaskId) -> Result[Any]:
@@ -173,19 +180,33 @@ class Worker:
         if self._used:
             raise WorkerStoppedError(f"worker {self.id} has been run before: make a new Worker")
         self._used = True
-        await self._queue.open()
-        services = _Services(self._queue, self.config, self._emit, until_idle=until_idle)
-        await services.start(fetch=True)
+        try:
+            await self._queue.open()
+            services = _Services(self._queue, self.config, self._emit, until_idle=until_idle)
+            await services.start(fetch=True)
+        except BaseException:
+            self._ended.set()
+            raise
         self._services = services
+        if self._stop_wanted:
+            services.request_stop()
         return services
 
-    async def _shut_down(self) -> None:
-        services = self._services
-        if services is not None:
+    async def _shut_down(self, services: "_Services") -> None:
+        """Shut down in order. Being cancelled meanwhile does not cut that short: it makes it hurry."""
+        ending = asyncio.create_task(services.shut_down(), name="sitq-shutdown")
+        cancelled: BaseException | None = None
+        while not ending.done():
             try:
-                await services.shut_down()
-            finally:
-                self._services = None
+                await asyncio.wait([ending])
+            except asyncio.CancelledError as error:
+                cancelled = error
+                services.hurry()
+        self._services = None
+        self._ended.set()
+        ending.result()
+        if cancelled is not None:
+            raise cancelled
 
 
 class _Services:
@@ -206,6 +227,7 @@ class _Services:
             config.id,
             run_call=self._run_call,
             report=self._completer.put,
+            interrupted=self._interrupted,
             slots=self._slots,
             max_payload=queue.max_payload,
             emit=emit,
@@ -215,7 +237,7 @@ class _Services:
             backend,
             slots=self._slots,
             congested=self._completer.congested,
-            start=self.executor.start,
+            start=self.executor.start_all,
             idle=self.request_stop if until_idle else None,
             exhausted=self.request_stop,
             clock=clock,
@@ -239,7 +261,7 @@ class _Services:
         self._signals = 0
         self.forced_by: int | None = None
         self._failure: BaseException | None = None
-        self.stopped = asyncio.Event()
+        self._taking: set[asyncio.Task[Any]] = set()
 
     def _run_call(self, call: Call[Any]) -> Any:
         runner = self._coroutines if is_coroutine_function(call.func) else self._threads
@@ -257,6 +279,10 @@ class _Services:
                 task.add_done_callback(self._on_loop_end)
             queues = ", ".join(self._config.queues or ("all",))
             self._emit(WorkerStarted(self._config.id, queues, self._config.concurrency))
+
+    def _interrupted(self) -> bool:
+        # The worker itself never cancels its fetcher while anything runs: it was somebody who cancels all he can find.
+        return any(task.cancelling() for task in self._loops[:1])
 
     def _on_loop_end(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and task.exception() is not None:
@@ -278,24 +304,31 @@ class _Services:
                 f"all {self._config.concurrency} slots of worker {self._config.id} are taken: try later"
             )
         self._slots.take()
-        tasks: list[Any] = []
-        try:
-            tasks, _ = await self._queue.backend.reserve(self._config.id, None, 1, self._lease, ids=[task_id])
-        finally:
-            if not tasks:
-                self._slots.give_back()
-        if not tasks:
+        # A caller that is cancelled abandons the wait and not the reservation: what is taken is run.
+        taking = self._loop.create_task(self._take(task_id), name="sitq-process-task")
+        self._taking.add(taking)
+        taking.add_done_callback(self._taking.discard)
+        found, run = await asyncio.shield(taking)
+        if not found:
             result = await self._queue.get_result(task_id)
             if not result.status.finished:
                 raise QueueEmptyError(
                     f"task {task_id} is {result.status}: it runs elsewhere or is not due yet"
                 )
             return result
-        run = self.executor.start(tasks[0])
         if run is not None:
             await asyncio.wait([run])
         await self._completer.flush(_FLUSH_TIMEOUT)
         return await self._queue.get_result(task_id)
+
+    async def _take(self, task_id: TaskId) -> tuple[bool, asyncio.Task[None] | None]:
+        tasks: list[ReservedTask] = []
+        try:
+            tasks, _ = await self._queue.backend.reserve(self._config.id, None, 1, self._lease, ids=[task_id])
+        finally:
+            if not tasks:
+                self._slots.give_back()
+        return bool(tasks), self.executor.start(tasks[0]) if tasks else None
 
     # -- The end -----------------------------------------------------------------------------------
 
@@ -344,14 +377,15 @@ class _Services:
             self._coroutines.close()
             if self._loops:
                 self._emit(WorkerStopped(self._config.id))
-            self.stopped.set()
 
     async def _stop_loops(self) -> None:
         self._fetcher.stop()
-        if self._loops:
-            fetching, pruning = self._loops
+        for pruning in self._loops[1:]:
             pruning.cancel()
-            await asyncio.wait([fetching, pruning])
+        if reserving := {*self._loops, *self._taking}:
+            _, late = await asyncio.wait(reserving, timeout=_FLUSH_TIMEOUT)
+            for task in late:  # the storage does not answer
+                task.cancel()
 
     async def _drain_unless_hurried(self) -> bool:
         draining = asyncio.ensure_future(self.executor.drain(self._config.shutdown_timeout))
