@@ -239,7 +239,7 @@ class ExitingText(Exception):
 
 class WrongText(Exception):
     def __str__(self) -> str:
-        return 42  # type: ignore[return-value]
+        return 42  # type: ignore[return-value]  # noqa: PLE0307
 
 
 def return_unpicklable(kind: str) -> Any:
@@ -249,7 +249,7 @@ def return_unpicklable(kind: str) -> Any:
         "loads never": LoadsNever,
         "generator": lambda: (one for one in ()),
         "lock": lambda: __import__("threading").Lock(),
-        "file": lambda: Path(__file__).open(),  # noqa: SIM115
+        "file": lambda: Path(__file__).open(),
         "deep": _deep,
     }[kind]()
 
@@ -269,7 +269,7 @@ async def test_a_result_that_cannot_be_stored_is_a_failure_that_says_so(queue: T
 
 
 def raise_kind(kind: str) -> None:
-    raise {
+    make: dict[str, Callable[[], Exception]] = {
         "two arguments": lambda: TwoArguments("a", "b"),
         "no text": NoText,
         "exiting text": ExitingText,
@@ -280,7 +280,8 @@ def raise_kind(kind: str) -> None:
         "long": lambda: ValueError("x" * 5_000_000),
         "braces": lambda: ValueError("{task} %s {0}"),
         "self cause": _self_caused,
-    }[kind]()
+    }
+    raise make[kind]()
 
 
 def _self_caused() -> Exception:
@@ -290,7 +291,8 @@ def _self_caused() -> Exception:
 
 
 KINDS = [
-    "two arguments", "no text", "exiting text", "wrong text", "unpicklable", "surrogate", "nul", "long", "braces", "self cause",
+    "two arguments", "no text", "exiting text", "wrong text", "unpicklable", "surrogate", "nul", "long", "braces",
+    "self cause",
 ]  # fmt: skip
 
 
@@ -381,8 +383,7 @@ left: list[asyncio.Task[Any]] = []
 
 
 async def leave_tasks_behind(number: int) -> None:
-    for _ in range(number):
-        left.append(asyncio.create_task(asyncio.sleep(3600)))
+    left.extend(asyncio.create_task(asyncio.sleep(3600)) for _ in range(number))
 
 
 async def test_background_tasks_left_behind_are_cancelled_and_reported(queue: TaskQueue) -> None:
