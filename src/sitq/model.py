@@ -97,7 +97,8 @@ class ReservedTask(NamedTuple):
     """A task handed to a worker until its lease runs out.
 
     Attributes:
-        fence: New for each reservation and never repeated in one store, not even for a task id that is used again.
+        fence: Grows with each call of `reserve` and is never repeated in one store: a task never gets one twice, not
+            even when its id is pruned and used again.
         attempt: Counts tries, from 1. A release gives it back; the fence never goes back.
         crashes: How many earlier reservations ended in a lost lease.
         cancel_requested: Somebody asked to cancel it while an earlier worker had it.
@@ -120,7 +121,7 @@ class ReservedTask(NamedTuple):
 
 
 class Reserved(NamedTuple):
-    """What `reserve` found. `next_due_at` is when something will next be due, if less than the limit was found."""
+    """What `reserve` found. `next_due_at` says when to look again, if fewer than the limit were found."""
 
     tasks: list[ReservedTask]
     next_due_at: datetime | None = None

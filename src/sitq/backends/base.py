@@ -172,6 +172,9 @@ class Backend(Protocol):
         `queues=None` means every queue. `ids` narrows the choice to these tasks. Each task becomes running,
         due again when the lease ends, with attempt + 1 and a new fence. One that was already running has lost
         its lease: crashes + 1.
+
+        If fewer than `limit` were found, the answer says when the next task of these queues will be due; what was
+        just taken counts with the end of its lease.
         """
 
     @abstractmethod
@@ -183,6 +186,8 @@ class Backend(Protocol):
         """Apply each outcome whose fence is current, all in one transaction; report the others as stale and count them.
 
         Sending an accepted outcome again is accepted again and changes nothing, so a lost reply may be repeated.
+        A task that goes back to pending has no worker and no start any more; one that ends keeps them. A success
+        clears the error of an earlier attempt.
         A task that was asked to cancel while running and is retried or released becomes cancelled instead of pending.
         Rings finished tasks, and queues that got work back, after the commit.
         """
@@ -191,7 +196,8 @@ class Backend(Protocol):
     async def cancel(self, ids: Collection[TaskId]) -> dict[TaskId, Status]:
         """Waiting and pending tasks become cancelled now and never start; running ones are flagged for `heartbeat`.
 
-        Finished ones stay as they are. Answers with the status after the call; unknown ids are left out.
+        Finished ones stay as they are. Answers with the status after the call; unknown ids are left out. Rings the
+        tasks that ended, after the commit.
         """
 
     @abstractmethod
