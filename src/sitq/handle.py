@@ -18,7 +18,8 @@ class Result[R]:
         error: The message of what made it fail; None unless it failed.
         error_type: The qualified name of the exception's class, as text.
         traceback: Where it was raised in the worker, as text, without local variables.
-        attempts: How many tries were made.
+        attempts: How many times a worker reserved it; of a task that was given up as `worker_lost` the last
+            reservation only recorded that.
     """
 
     id: TaskId

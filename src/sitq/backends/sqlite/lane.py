@@ -21,7 +21,7 @@ import aiosqlite
 
 from sitq.backends.sqlite.errors import translated
 from sitq.backends.sqlite.files import WriteLock
-from sitq.errors import BackendConnectionError, BackendError
+from sitq.errors import BackendConnectionError, BackendError, BackendTimeoutError
 
 type Operation[T] = Callable[[sqlite3.Connection], T]
 type Settled = tuple[asyncio.Future[Any], Any, BaseException | None]
@@ -160,8 +160,9 @@ class Lane:
         try:
             return self._run_transaction(group)
         except Exception as error:
-            if len(group) == 1:
-                return [(group[0].future, None, translated(error))]
+            if len(group) == 1 or isinstance(translated(error), BackendTimeoutError):
+                # The lock was not to be had: known for all of them, and another wait for each would block the rest.
+                return [(job.future, None, translated(error)) for job in group]
             # One bad operation fails alone: nothing of the group was written, so each gets a transaction of its own.
             return [settled for job in group for settled in self._run_group([job])]
 
