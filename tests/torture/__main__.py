@@ -1,0 +1,156 @@
+"""Kill workers at random moments and check that nothing is lost: `python -m tests.torture --kills 2000`."""
+
+import argparse
+import asyncio
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+from tests.torture import crew
+from tests.torture.checker import check
+from tests.torture.history import collect
+
+WORKERS = 3
+PAUSED = (2 * crew.LEASE, 4 * crew.LEASE)
+LET_LIVE = 0.3
+
+
+class Harness:
+    """Forks, kills, pauses. It never opens SQLite and starts no threads while it forks, so its children start clean."""
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        self._folder = folder
+        self._rng = random.Random(seed)
+        self._workers: set[int] = set()
+        self._paused: dict[int, float] = {}
+        self._producer = 0
+        self.kills = self.pauses = self.producer_kills = 0
+
+    def start(self) -> None:
+        while len(self._workers) < WORKERS:
+            self._workers.add(fork(lambda: crew.work(self._folder)))
+        if not self._producer:
+            seed = self._rng.randrange(2**32)
+            self._producer = fork(lambda: crew.produce(self._folder, seed))
+
+    def strike(self) -> None:
+        """One act of violence, after a random pause."""
+        time.sleep(self._rng.expovariate(1 / 0.03))
+        for pid, until in list(self._paused.items()):
+            if time.monotonic() >= until:
+                os.kill(pid, signal.SIGCONT)
+            if time.monotonic() >= until + LET_LIVE:
+                del self._paused[pid]
+        fate = self._rng.random()
+        victim = self._rng.choice(sorted(self._workers))
+        if fate < 0.05:
+            end(self._producer)
+            self._producer = 0
+            self.producer_kills += 1
+        elif victim in self._paused:
+            pass  # it is to live and to say what it did: the stale worker is the harder case
+        elif fate < 0.15 and len(self._paused) < WORKERS - 1:
+            os.kill(victim, signal.SIGSTOP)
+            self._paused[victim] = time.monotonic() + self._rng.uniform(*PAUSED)
+            self.pauses += 1
+        else:
+            self._workers.discard(victim)
+            end(victim)
+            self.kills += 1
+        self.start()
+
+    def finish(self) -> None:
+        """End everybody, then let healthy workers do what is left."""
+        for pid in self._paused:
+            os.kill(pid, signal.SIGCONT)
+        time.sleep(self._rng.random() * 0.1)
+        for pid in [*self._workers, self._producer]:
+            end(pid)
+        self._workers.clear()
+        healthy = [fork(lambda: crew.work(self._folder, until_done=True)) for _ in range(2)]
+        codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in healthy]
+        if any(codes):
+            raise SystemExit(f"a healthy worker ended with {codes}")
+
+
+def fork(main: Callable[[], Coroutine[Any, Any, None]]) -> int:
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        asyncio.run(main())
+        code = 0
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def end(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if code != -signal.SIGKILL:
+        raise SystemExit(f"a process ended by itself, with {code}")
+
+
+def torture(folder: Path, *, kills: int, seconds: float | None, seed: int) -> int:
+    harness = Harness(folder, seed)
+    began = time.monotonic()
+    harness.start()
+    while harness.kills < kills and (seconds is None or time.monotonic() - began < seconds):
+        harness.strike()
+        progress(harness.kills, kills, began)
+    harness.finish()
+    history = collect(folder / "tasks.db", folder)
+    problems = check(history)
+    print(
+        f"{harness.kills} kills, {harness.pauses} pauses beyond the lease, {harness.producer_kills} producers killed, "
+        f"{len(history.acknowledged)} tasks acknowledged, {len(history.ran)} runs, "
+        f"{sum(not entry.accepted for entry in history.reported)} stale outcomes refused, "
+        f"{sum(task.status == 'failed' for task in history.final)} given up, "
+        f"integrity {history.integrity}, {time.monotonic() - began:.0f} s"
+    )
+    for problem in problems[:50]:
+        print("BROKEN:", problem)
+    return len(problems)
+
+
+def progress(done: int, of: int, began: float) -> None:
+    if sys.stderr.isatty():
+        bar = "#" * (40 * done // of)
+        print(
+            f"\r[{bar:40}] {done}/{of} {time.monotonic() - began:.0f} s", end="", file=sys.stderr, flush=True
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.torture", description=__doc__)
+    parser.add_argument("--kills", type=int, default=2000, help="how many workers to kill")
+    parser.add_argument("--seconds", type=float, help="stop after so many seconds")
+    parser.add_argument("--seed", type=int, default=None, help="repeat the choices of another run")
+    parser.add_argument("--keep", action="store_true", help="keep the database and the journal")
+    options = parser.parse_args()
+    seed = random.SystemRandom().randrange(2**32) if options.seed is None else options.seed
+    folder = Path(tempfile.mkdtemp(prefix="sitq-torture-"))
+    broken = torture(folder, kills=options.kills, seconds=options.seconds, seed=seed)
+    if broken:
+        print(
+            f"{broken} promises broken. The journal is in {folder}. Again: --kills {options.kills} --seed {seed}"
+        )
+    elif not options.keep:
+        shutil.rmtree(folder)
+    raise SystemExit(1 if broken else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""The journals of a torture run: lines in files that are only appended to, one write a line."""
+
+import json
+import os
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from sitq.backends.base import Backend
+from sitq.model import Outcome
+from sitq.serialization import decode_value
+from tests.torture.checker import Final, History, Ran, Reported, Reserved, Seen
+
+KINDS = {kind.__name__: kind for kind in (Reserved, Ran, Reported, Seen)}
+
+
+class Journal:
+    """Appends entries. A process that is killed leaves whole lines, since each is one write."""
+
+    def __init__(self, path: str, *, synced: bool = False) -> None:
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        self._synced = synced
+
+    def write(self, *entries: tuple[Any, ...]) -> None:
+        lines = "".join(json.dumps([type(entry).__name__, *entry]) + "\n" for entry in entries)
+        if lines:
+            os.write(self._fd, lines.encode())
+        if self._synced:
+            os.fsync(self._fd)
+
+
+class Journalled:
+    """A backend that writes down what it handed out and what it accepted, after the fact."""
+
+    def __init__(self, inner: Backend, journal: Journal) -> None:
+        self._inner = inner
+        self._journal = journal
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    async def reserve(self, *args: Any, **kwargs: Any) -> Any:
+        answer = await self._inner.reserve(*args, **kwargs)
+        self._journal.write(
+            *(Reserved(task.id, task.fence, task.attempt, task.crashes) for task in answer.tasks)
+        )
+        return answer
+
+    async def complete(self, outcomes: list[Outcome]) -> Any:
+        answer = await self._inner.complete(outcomes)
+        self._journal.write(
+            *(
+                Reported(*outcome.held, type(outcome).__name__, outcome.held not in answer.stale)
+                for outcome in outcomes
+            )
+        )
+        return answer
+
+
+def collect(database: Path, folder: Path) -> History:
+    """Read the journals and the database, through SQLite alone and not through sitq."""
+    history = History()
+    entries: dict[str, list[Any]] = {"Acknowledged": [], **{name: [] for name in KINDS}}
+    for line in (folder / "journal").read_text().splitlines():
+        name, *values = json.loads(line)
+        entries[name].append(values)
+    history.acknowledged = {task_id for [task_id] in entries["Acknowledged"]}
+    history.reserved = [Reserved(*values) for values in entries["Reserved"]]
+    history.ran = [Ran(*values) for values in entries["Ran"]]
+    history.reported = [Reported(*values) for values in entries["Reported"]]
+    history.seen = [Seen(*values) for values in entries["Seen"]]
+    with closing(sqlite3.connect(database)) as db:
+        history.integrity = db.execute("PRAGMA integrity_check").fetchone()[0]
+        rows = db.execute(
+            "SELECT id, status, fence, crashes, max_crashes, due_at IS NOT NULL, result, error"
+            " FROM sitq_tasks LEFT JOIN sitq_results USING (seq)"
+        )
+        history.final = [
+            Final(
+                *row[:5],
+                bool(row[5]),
+                None if row[6] is None else decode_value(row[6]),
+                None if row[7] is None else json.loads(row[7])["type"],
+            )
+            for row in rows
+        ]
+    return history
