@@ -12,12 +12,12 @@ from benchmarks.process import child
 from benchmarks.tasks import noop
 
 MIB = 1024 * 1024
-_SETTLE = 2.0
+_SETTLE = 1.5
 
 
 async def idle(scale: Scale) -> AsyncIterator[Figure]:
     """Processor time and memory of an idle `sitq worker`, beside an interpreter that sleeps."""
-    seconds = scale.count(20, 4)
+    seconds = scale.count(20, 3)
     with scale.file() as path:
         limits.connect(path, "full").close()
         async with (

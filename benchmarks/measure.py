@@ -87,7 +87,7 @@ class Scale:
     @property
     def seconds(self) -> float:
         """How long the limit takes for its turn."""
-        return 0.08 if self.quick else 0.3
+        return 0.06 if self.quick else 0.25
 
     def count(self, full: int, quick: int | None = None) -> int:
         """How many of something: `full`, or for a look `quick` or a tenth."""

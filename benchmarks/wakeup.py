@@ -92,7 +92,7 @@ async def _samples(scale: Scale, ours: Ring, limit: Ring) -> tuple[list[int], li
     chance = random.Random(1)
     await asyncio.sleep(_SETTLE)
     starts: tuple[list[int], list[int]] = ([], [])
-    for _ in range(scale.count(300, 60)):
+    for _ in range(scale.count(300, 30)):
         for ring, found in zip((ours, limit), starts, strict=True):
             await asyncio.sleep(chance.uniform(0.005, 0.02))
             found.append(await ring())
