@@ -1,9 +1,11 @@
 """The database as a file: where it may lie, who may read it, and the lock that lets processes take turns."""
 
+import errno
 import logging
 import os
 import sqlite3
 import sys
+import threading
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -83,13 +85,30 @@ def prepare(path: Path, *, allow_network_fs: bool) -> None:
             f"cannot write in {folder} as {_user()}: SQLite keeps its log beside the database. Use a "
             f"folder you may write to"
         )
+    with _creating:
+        try:
+            _create(path)
+        except OSError as error:
+            raise BackendConnectionError(
+                f"cannot open {path} for writing as {_user()} ({error.strerror}): check the file's owner and mode"
+            ) from error
+
+
+_creating: Final = threading.Lock()
+
+
+def _create(path: Path) -> None:
+    """Before SQLite creates it with the umask's mode: payloads are code and data of the application.
+
+    A file that is there is not opened, and nobody in this process comes to open this one before it is closed again. To
+    close any descriptor of a database drops all locks that the process has on it, and then another process may take
+    itself for the last user and delete the log (sqlite.org/howtocorrupt.html, 2.2).
+    """
     try:
-        # Before SQLite creates it with the umask's mode: payloads are code and data of the application.
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-    except OSError as error:
-        raise BackendConnectionError(
-            f"cannot open {path} for writing as {_user()} ({error.strerror}): check the file's owner and mode"
-        ) from error
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+    except FileExistsError:
+        if not os.access(path, os.R_OK | os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path)) from None
 
 
 def file_system(folder: Path) -> str | None:
