@@ -206,7 +206,9 @@ class SQLiteBackend(Backend):
     async def enqueue(self, tasks: Sequence[NewTask]) -> list[Enqueued]:
         now = self._now()
         return await self._lane("write").run(
-            lambda db: statements.enqueue(db, tasks, now, self._rings), durable=True
+            lambda db: statements.enqueue(db, tasks, now, self._rings),
+            durable=True,
+            landed=statements.are_stored,
         )
 
     async def reserve(
@@ -221,7 +223,10 @@ class SQLiteBackend(Backend):
         now = self._now()
         wanted = Reservation(worker, queues, ids, limit, now, now + lease // MICROSECOND)
         # Not synced: a reservation that is forgotten by a power loss was made by a worker that died with it.
-        return await self._lane("write").run(lambda db: statements.reserve(db, wanted))
+        return await self._lane("write").run(
+            lambda db: statements.reserve(db, wanted),
+            landed=lambda db, reserved: statements.are_reserved(db, worker, reserved),
+        )
 
     async def heartbeat(self, worker: str, held: Sequence[Held], lease: timedelta) -> Heartbeat:
         now = self._now()

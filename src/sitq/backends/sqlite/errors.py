@@ -49,3 +49,12 @@ def translated(error: BaseException) -> BaseException:
             made = BackendError(f"SQLite failed: {error}")
     made.__cause__ = error
     return made
+
+
+def commit_unknown(reason: Exception) -> BackendError:
+    """The error for a transaction of which nobody can tell whether it took place."""
+    made = BackendError(
+        f"a commit failed ({reason}): whether it took place is unknown; repeat it with the same task id"
+    )
+    made.__cause__ = reason
+    return made

@@ -19,9 +19,9 @@ from typing import Any, Final
 
 import aiosqlite
 
-from sitq.backends.sqlite.errors import translated
+from sitq.backends.sqlite.errors import commit_unknown, translated
 from sitq.backends.sqlite.files import WriteLock
-from sitq.errors import BackendConnectionError, BackendError, BackendTimeoutError
+from sitq.errors import BackendConnectionError, BackendTimeoutError
 
 type Operation[T] = Callable[[sqlite3.Connection], T]
 type Settled = tuple[asyncio.Future[Any], Any, BaseException | None]
@@ -34,6 +34,11 @@ class Job:
     operation: Operation[Any]
     future: asyncio.Future[Any]
     durable: bool
+    landed: Callable[[sqlite3.Connection, Any], bool] | None
+
+    def repeat(self, db: sqlite3.Connection, answer: Any) -> Any:
+        """Run it again, unless what it did the first time is in the file after all."""
+        return answer if self.landed is not None and self.landed(db, answer) else self.operation(db)
 
 
 class Lane:
@@ -94,15 +99,32 @@ class Lane:
         self._send(self._close_connection)
         await self._thread.close()
 
-    async def run[T](self, operation: Operation[T], *, durable: bool = False) -> T:
+    async def run[T](
+        self,
+        operation: Operation[T],
+        *,
+        durable: bool = False,
+        landed: Callable[[sqlite3.Connection, T], bool] | None = None,
+    ) -> T:
         """Run `operation` on the database thread and return what it returns; its transaction is committed by then.
 
         `durable` asks that the commit survives power loss. Callable from any event loop.
+
+        After a commit whose outcome is unknown the operation runs again. One that would not answer the same has
+        `landed`, which tells whether what it answered the first time is in the file.
         """
         self._check()
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
-        self._jobs.append(Job(operation, future, durable))
+        job = Job(operation, future, durable, landed)
+        self._jobs.append(job)
+        if not self._open:
+            # Stopped from another loop after the check: unless the last drain took it, nobody will.
+            try:
+                self._jobs.remove(job)
+            except ValueError:
+                return await future
+            self._check()
         if self._promised is not loop:
             self._promised = loop
             # At the end of this turn of the loop, so that one hop carries what all callers of this turn have to say.
@@ -159,6 +181,8 @@ class Lane:
             return [self._run_alone(job) for job in group]
         try:
             return self._run_transaction(group)
+        except CommitUnknownError as error:
+            return [(job.future, None, commit_unknown(error.reason)) for job in group]
         except Exception as error:
             if len(group) == 1 or isinstance(translated(error), BackendTimeoutError):
                 # The lock was not to be had: known for all of them, and another wait for each would block the rest.
@@ -177,15 +201,18 @@ class Lane:
         with self._lock.held():
             try:
                 settled = self._commit(group, durable)
-            except CommitUnknownError:
-                # The log may or may not hold the commit; a new handle sees which. Operations are idempotent, so running
-                # them again gives the answer that the first run could not.
-                settled = self._commit(group, durable)
+            except CommitUnknownError as unknown:
+                # The log may or may not hold the commit; a new handle sees which. Every operation may be repeated, so
+                # that gives the answer that the first run could not.
+                try:
+                    settled = self._commit(group, durable, unknown.settled)
+                except Exception as error:  # whatever it is, it does not say that nothing was written
+                    raise CommitUnknownError(error, unknown.settled) from error
         if self._after_commit is not None:
             self._after_commit(self._db)
         return settled
 
-    def _commit(self, group: list[Job], durable: bool) -> list[Settled]:
+    def _commit(self, group: list[Job], durable: bool, earlier: list[Settled] | None = None) -> list[Settled]:
         if self._suspect:
             self._db.close()
             self._reconnect()
@@ -193,7 +220,12 @@ class Lane:
         self._sync_on_commit(durable)
         db.execute("BEGIN IMMEDIATE")
         try:
-            settled: list[Settled] = [(job.future, job.operation(db), None) for job in group]
+            settled: list[Settled]
+            if earlier is None:
+                settled = [(job.future, job.operation(db), None) for job in group]
+            else:
+                pairs = zip(group, earlier, strict=True)
+                settled = [(job.future, job.repeat(db, answer), None) for job, (_, answer, _) in pairs]
         except BaseException:
             self._roll_back()
             raise
@@ -204,10 +236,7 @@ class Lane:
                 self._roll_back()  # refused before the commit mark was written: a known outcome
                 raise
             self._suspect = True
-            raise CommitUnknownError(
-                f"the disk failed during a commit ({error}): whether it took place is unknown. Repeat "
-                f"it with the same task id"
-            ) from error
+            raise CommitUnknownError(error, settled) from error
         return settled
 
     def _roll_back(self) -> None:
@@ -224,8 +253,13 @@ class Lane:
             self._synced = wanted
 
 
-class CommitUnknownError(BackendError):
+class CommitUnknownError(Exception):
     """COMMIT failed in a way that leaves open whether the transaction is in the log."""
+
+    def __init__(self, reason: Exception, settled: list[Settled]) -> None:
+        super().__init__(reason, settled)
+        self.reason = reason
+        self.settled = settled
 
 
 def commit(db: sqlite3.Connection) -> None:

@@ -1,6 +1,7 @@
 """What each verb does to the tables: plain functions of a connection, run inside a transaction that somebody else ends.
 
-Every one can be run twice with the same answer, so that a commit whose outcome is unknown may be repeated.
+Every one can be run twice, so that a commit whose outcome is unknown may be repeated. Where the second answer would
+differ from the first (`enqueue`, `reserve`) a second function tells whether the first one took place.
 """
 
 import json
@@ -62,6 +63,12 @@ def enqueue(db: sqlite3.Connection, tasks: Sequence[NewTask], now: int, rings: R
             rings.queues.add(task.queue)
         done.append(Enqueued(task.id, created))
     return done
+
+
+def are_stored(db: sqlite3.Connection, done: Sequence[Enqueued]) -> bool:
+    """Whether an enqueueing with this answer took place. It has to be asked only if it created something."""
+    created = next((one.id for one in done if one.created), None)
+    return created is not None and created in _rows(db, [created])
 
 
 def _row(task: NewTask, now: int) -> tuple[Any, ...]:
@@ -154,6 +161,15 @@ def reserve(db: sqlite3.Connection, wanted: Reservation) -> Reserved:
     # Looked for after the taking, so that what was taken counts with the end of its lease.
     next_due = _next_due(db, queues) if len(order) < wanted.limit else None
     return Reserved(tasks, next_due)
+
+
+def are_reserved(db: sqlite3.Connection, worker: str, reserved: Reserved) -> bool:
+    """Whether a reservation with this answer took place. All of it did, if one of its tasks shows it."""
+    if not reserved.tasks:
+        return False
+    first = reserved.tasks[0]
+    sql = "SELECT 1 FROM sitq_tasks WHERE id = ? AND fence = ? AND worker = ?"
+    return db.execute(sql, (first.id, first.fence, worker)).fetchone() is not None
 
 
 def _take(db: sqlite3.Connection, wanted: Reservation, order: list[int]) -> list[ReservedTask]:
