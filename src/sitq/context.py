@@ -2,15 +2,14 @@
 
 from collections.abc import Mapping
 from contextvars import Context, ContextVar
-from dataclasses import dataclass, field
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from sitq.errors import TaskError
 from sitq.model import TaskId
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CurrentTask:
+class CurrentTask(NamedTuple):
     """The task that runs here.
 
     Attributes:
@@ -25,8 +24,12 @@ class CurrentTask:
     queue: str
     attempt: int
     crashes: int = 0
-    metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    context: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
+    metadata: Mapping[str, Any] = MappingProxyType({})
+    context: Mapping[str, Any] = MappingProxyType({})
+
+    def __repr__(self) -> str:
+        # Without the context: it may hold secrets, and this ends up in logs.
+        return f"<CurrentTask {self.name}[{self.id}] on {self.queue}, attempt {self.attempt}>"
 
 
 _current: ContextVar[CurrentTask] = ContextVar("sitq.current_task")

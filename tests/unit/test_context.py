@@ -3,7 +3,6 @@
 import asyncio
 import contextvars
 import threading
-from dataclasses import FrozenInstanceError
 
 import pytest
 
@@ -75,7 +74,7 @@ def test_other_threads_do_not() -> None:
 
 def test_is_frozen_and_keeps_secrets_to_itself() -> None:
     task = CurrentTask(id="a", name="n", queue="q", attempt=1, context={"token": "secret"})
-    with pytest.raises(FrozenInstanceError):
+    with pytest.raises(AttributeError):
         task.attempt = 2  # type: ignore[misc]
     assert "secret" not in repr(task)
     assert (task.crashes, task.metadata, task.context["token"]) == (0, {}, "secret")

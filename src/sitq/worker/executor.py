@@ -133,9 +133,8 @@ class Executor:
         run = Run(reserved, held, current := _current(reserved, context), call)
         self._runs[held] = run
         self._drained.clear()
-        run.task = asyncio.get_running_loop().create_task(
-            self._execute(run), context=bind(current), name=reserved.id
-        )
+        # Not by `create_task`: the loop's task factory is for what user code creates.
+        run.task = asyncio.Task(self._execute(run), name=reserved.id, context=bind(current))
         return run.task
 
     def stop(self, held: Iterable[Held], why: Stop) -> None:
@@ -293,11 +292,11 @@ def _due_to_cancellation(error: BaseException | None) -> bool:
 
 def _current(reserved: ReservedTask, context: Mapping[str, Any]) -> CurrentTask:
     return CurrentTask(
-        id=reserved.id,
-        name=reserved.name,
-        queue=reserved.queue,
-        attempt=reserved.attempt,
-        crashes=reserved.crashes,
-        metadata=reserved.metadata or {},
-        context=context,
+        reserved.id,
+        reserved.name,
+        reserved.queue,
+        reserved.attempt,
+        reserved.crashes,
+        reserved.metadata or {},
+        context,
     )
