@@ -24,7 +24,7 @@ from sitq.backends.sqlite import SQLiteBackend
 from sitq.errors import PayloadTooLargeError
 from sitq.events import BackgroundTasksLeft, TaskStuck
 from sitq.model import NewTask
-from sitq.worker import worker as worker_module
+from sitq.worker import services
 from tests.integration.support import drain, end_group, recorded, run_python, start_python
 from tests.support import PATIENCE
 
@@ -179,7 +179,7 @@ async def swallow_cancellation() -> str:
 async def test_a_task_that_swallows_cancellation_is_given_back_and_cannot_hold_up_the_end(
     queue: TaskQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker_module, "_CANCEL_TIMEOUT", 0.05)
+    monkeypatch.setattr(services, "_CANCEL_TIMEOUT", 0.05)
     monkeypatch.setattr(sys.modules[__name__], "started", asyncio.Event())
     monkeypatch.setattr(sys.modules[__name__], "let_go", asyncio.Event())
     task = await queue.enqueue(swallow_cancellation)
@@ -281,7 +281,7 @@ def raise_kind(kind: str) -> None:
         "braces": lambda: ValueError("{task} %s {0}"),
         "self cause": _self_caused,
     }
-    raise make[kind]()
+    raise make[kind]()  # noqa: RSE102
 
 
 def _self_caused() -> Exception:

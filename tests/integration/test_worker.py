@@ -46,7 +46,7 @@ from sitq.events import (
 from sitq.model import Released, Succeeded, TaskQuery
 from sitq.serialization import encode_value
 from sitq.worker import completer, fetcher
-from sitq.worker import worker as worker_module
+from sitq.worker import services
 from tests.integration.support import Gate, drain, recorded, run_python, spied_queue, start_python
 from tests.support import PATIENCE
 
@@ -418,7 +418,7 @@ async def test_a_task_that_fails_because_it_was_cut_off_is_released_too(queue: T
 async def test_a_thread_that_overruns_is_given_back_and_cannot_hold_up_the_end(
     queue: TaskQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker_module, "_CANCEL_TIMEOUT", 0.05)
+    monkeypatch.setattr(services, "_CANCEL_TIMEOUT", 0.05)
     handle = await queue.enqueue(wait_in_a_thread)
     worker = Worker(queue, shutdown_timeout=0.01)
     recorder = recorded(worker)
@@ -462,7 +462,7 @@ async def test_cancellation_and_leases_go_on_while_the_worker_drains(queue: Task
 async def test_a_storage_that_does_not_answer_cannot_hold_up_the_end(
     backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker_module, "_FLUSH_TIMEOUT", 0.05)
+    monkeypatch.setattr(services, "_FLUSH_TIMEOUT", 0.05)
     queue, spy = spied_queue(backend)
     stuck = Gate()
     async with queue:
