@@ -45,8 +45,7 @@ from sitq.events import (
 )
 from sitq.model import Released, Succeeded, TaskQuery
 from sitq.serialization import encode_value
-from sitq.worker import completer, fetcher
-from sitq.worker import services
+from sitq.worker import completer, fetcher, services
 from tests.integration.support import Gate, drain, recorded, run_python, spied_queue, start_python
 from tests.support import PATIENCE
 
