@@ -7,7 +7,7 @@ import asyncio
 import logging
 import os
 import sqlite3
-from collections.abc import AsyncGenerator, Collection, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import timedelta
 from functools import partial
@@ -18,7 +18,7 @@ from sitq.backends.base import Backend, Bells, Signal
 from sitq.backends.sqlite import files, queries, schema, statements
 from sitq.backends.sqlite.doorbell import Doorbell, Ringer
 from sitq.backends.sqlite.errors import translated
-from sitq.backends.sqlite.lane import Lane
+from sitq.backends.sqlite.lane import Lane, Operation
 from sitq.backends.sqlite.schema import MICROSECOND, micros
 from sitq.backends.sqlite.statements import Reservation, Rings
 from sitq.clock import Clock, SystemClock
@@ -172,10 +172,7 @@ class SQLiteBackend(Backend):
 
     async def _stop(self) -> None:
         if self._announced and self._doorbell.port is not None:
-            port = self._doorbell.port
-            await self._writer.run(
-                lambda db: db.execute("DELETE FROM sitq_listeners WHERE port = ?", (port,)).close()
-            )
+            await self._retire(self._doorbell.port)
         self._announced.clear()
         self._doorbell.close()
         self._bells.ring_all()
@@ -205,10 +202,8 @@ class SQLiteBackend(Backend):
 
     async def enqueue(self, tasks: Sequence[NewTask]) -> list[Enqueued]:
         now = self._now()
-        return await self._lane("write").run(
-            lambda db: statements.enqueue(db, tasks, now, self._rings),
-            durable=True,
-            landed=statements.are_stored,
+        return await self._change(
+            lambda db: statements.enqueue(db, tasks, now, self._rings), landed=statements.are_stored
         )
 
     async def reserve(
@@ -240,15 +235,11 @@ class SQLiteBackend(Backend):
 
     async def complete(self, outcomes: Sequence[Outcome]) -> Completed:
         now = self._now()
-        return await self._lane("write").run(
-            lambda db: statements.complete(db, outcomes, now, self._rings), durable=True
-        )
+        return await self._change(lambda db: statements.complete(db, outcomes, now, self._rings))
 
     async def cancel(self, ids: Collection[TaskId]) -> dict[TaskId, Status]:
         now = self._now()
-        return await self._lane("write").run(
-            lambda db: statements.cancel(db, ids, now, self._rings), durable=True
-        )
+        return await self._change(lambda db: statements.cancel(db, ids, now, self._rings))
 
     async def find(self, query: TaskQuery) -> list[TaskRecord]:
         return await self._lane("read").run(lambda db: queries.find(db, query))
@@ -260,6 +251,17 @@ class SQLiteBackend(Backend):
     async def stats(self) -> Stats:
         now = self._now()
         return await self._lane("read").run(lambda db: queries.stats(db, now))
+
+    async def _change[T](
+        self, operation: Operation[T], landed: Callable[[sqlite3.Connection, T], bool] | None = None
+    ) -> T:
+        """Run an operation that is acknowledged as durable and may ring."""
+
+        def change(db: sqlite3.Connection) -> T:
+            self._ringer.forget(db)
+            return operation(db)
+
+        return await self._lane("write").run(change, durable=True, landed=landed)
 
     def _now(self) -> int:
         return micros(self._clock.now())
@@ -310,8 +312,6 @@ class SQLiteBackend(Backend):
         if self._in_memory:
             return
         try:
-            gone = self._ringer.ring(db, self._doorbell.port, rings.queues, rings.tasks)
-            for port in gone:
-                db.execute("DELETE FROM sitq_listeners WHERE port = ?", (port,))
+            self._ringer.ring(db, self._doorbell.port, rings.queues, rings.tasks)
         except sqlite3.Error:
             logger.debug("could not ring the other processes; they will poll", exc_info=True)

@@ -7,6 +7,7 @@ ignored; one that is lost costs a poll interval.
 """
 
 import asyncio
+import os
 import secrets
 import socket
 import sqlite3
@@ -31,6 +32,7 @@ class Doorbell(asyncio.DatagramProtocol):
         self.token = secrets.token_hex(_TOKEN_BYTES)
         self.port: int | None = None
         self._transport: asyncio.DatagramTransport | None = None
+        self._pid = os.getpid()
 
     async def open(self) -> None:
         """Bind. Where the loopback interface is not to be had, `port` stays None and polling has to do."""
@@ -40,12 +42,14 @@ class Doorbell(asyncio.DatagramProtocol):
         except OSError:
             return
         self.port = int(self._transport.get_extra_info("sockname")[1])
+        self._pid = os.getpid()
 
     def close(self) -> None:
-        if self._transport is not None:
+        # A forked child shares what the loop waits with: closed there, the parent would no longer hear anything.
+        if self._transport is not None and self._pid == os.getpid():
             self._transport.close()
-            self._transport = None
-            self.port = None
+        self._transport = None
+        self.port = None
 
     def datagram_received(self, data: bytes, addr: object) -> None:
         token, kind, names = (
@@ -72,13 +76,13 @@ class Ringer:
 
     def __init__(self) -> None:
         self._sockets: dict[int, socket.socket] = {}
+        self._gone: list[tuple[int, str]] = []
 
     def ring(
         self, db: sqlite3.Connection, own_port: int | None, queues: Iterable[str], tasks: Iterable[TaskId]
-    ) -> list[int]:
-        """Ring the other listeners whom this concerns. Returns the ports where nobody is listening any more."""
+    ) -> None:
+        """Ring the other listeners whom this concerns, and remember where nobody is listening any more."""
         queues, tasks = list(queues), list(tasks)
-        gone: list[int] = []
         for port, token, wants_queues, wants_tasks in db.execute(
             "SELECT port, token, queues, tasks FROM sitq_listeners"
         ):
@@ -90,8 +94,12 @@ class Ringer:
             if wants_tasks and tasks:
                 sent = self._send(port, token.encode() + _TASKS, tasks) and sent
             if not sent:
-                gone.append(port)
-        return gone
+                self._gone.append((port, token))
+
+    def forget(self, db: sqlite3.Connection) -> None:
+        """Take those who are gone off the list, as part of somebody's transaction: alone it would cost a commit."""
+        gone, self._gone = self._gone, []
+        db.executemany("DELETE FROM sitq_listeners WHERE port = ? AND token = ?", gone)
 
     def _send(self, port: int, head: bytes, names: list[str]) -> bool:
         body = "\n".join(names).encode("utf-8", errors="replace")

@@ -3,10 +3,12 @@
 import errno
 import logging
 import os
+import re
 import sqlite3
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Generator
 from contextlib import contextmanager
 from functools import cache
@@ -30,6 +32,10 @@ NETWORK_FILE_SYSTEMS: Final = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ncpfs", "9p", "ceph", "glusterfs", "fuse.sshfs", "fuse.glusterfs",
      "fuse.s3fs", "fuse.rclone"}
 )  # fmt: skip
+
+MOUNTS: Final = Path("/proc/self/mountinfo")
+# In the fifth field, the mount point, a space is written as \040, and so on (proc(5)).
+_ESCAPE: Final = re.compile(r"\\([0-7]{3})")
 
 _FIRST_PAUSE: Final = 0.000_05
 _LONGEST_PAUSE: Final = 0.000_5
@@ -111,18 +117,17 @@ def _create(path: Path) -> None:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path)) from None
 
 
-def file_system(folder: Path) -> str | None:
+def file_system(folder: Path, mounts: Path = MOUNTS) -> str | None:
     """The type of the file system that holds `folder`, where the platform tells (Linux), else None."""
     try:
-        lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        text = mounts.read_text(encoding="utf-8", errors="surrogateescape")
     except OSError:
         return None
     target = folder.resolve()
     best, kind = -1, None
-    for line in lines:
+    for line in filter(None, text.split("\n")):
         before, _, after = line.partition(" - ")
-        # The fifth field is the mount point, with spaces written as \040 (proc(5)).
-        mount = Path(before.split()[4].replace("\\040", " "))
+        mount = Path(_ESCAPE.sub(lambda found: chr(int(found[1], 8)), before.split(" ")[4]))
         if (target == mount or mount in target.parents) and len(mount.parts) >= best:
             best, kind = len(mount.parts), after.split()[0]
     return kind
@@ -145,22 +150,30 @@ class WriteLock:
         self._path = path if sys.platform != "win32" else None
         self._timeout = timeout
         self._fd = -1
+        self._taken = False
+        _locks.add(self)
 
     @contextmanager
     def held(self) -> Generator[None]:
-        if self._path is None:
+        """Hold it meanwhile. Used on one thread; within itself it changes nothing."""
+        if self._path is None or self._taken:
             yield
             return
-        if self._fd < 0:
-            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        taken = self._take()
+        self._taken = self._take(self._path)
         try:
             yield
         finally:
-            if taken:
+            if self._taken:
+                self._taken = False
                 flock(self._fd, LOCK_UN)
 
-    def _take(self) -> bool:
+    def _take(self, path: Path) -> bool:
+        if self._fd < 0:
+            try:
+                self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            except OSError as error:  # the file of another user, say
+                logger.debug("cannot take turns by %s (%s); SQLite's own lock decides", path, error)
+                return False
         # flock has no timeout, and a peer may be stopped while it holds the lock; so ask again in short steps.
         deadline = time.monotonic() + self._timeout
         pause = _FIRST_PAUSE
@@ -179,3 +192,16 @@ class WriteLock:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+# A forked child shares the descriptor, and with it the lock: if the parent died, the child would go on holding it.
+_locks: "weakref.WeakSet[WriteLock]" = weakref.WeakSet()
+
+
+def _close_in_child() -> None:
+    for lock in list(_locks):
+        lock.close()
+
+
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_close_in_child)
