@@ -7,12 +7,12 @@ import asyncio
 import logging
 import os
 import sqlite3
-from collections.abc import AsyncGenerator, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Final, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 from sitq.backends.base import Backend, Bells, Signal
 from sitq.backends.sqlite import files, queries, schema, statements
@@ -89,7 +89,7 @@ class SQLiteBackend(Backend):
         self._file = Path(self.path).absolute()
         lock = None if self._in_memory else self._file.with_name(self._file.name + "-lock")
         self._lock = files.WriteLock(lock, timeout=busy_timeout)
-        self._opening: asyncio.Lock | None = None
+        self._opening = asyncio.Lock()
         self._open = False
         # Filled by operations and read after their commit, both on the writer's thread.
         self._rings = Rings()
@@ -101,15 +101,18 @@ class SQLiteBackend(Backend):
     # -- Opening and closing -----------------------------------------------------------------------
 
     async def open(self) -> None:
-        if self._opening is None:
-            self._opening = asyncio.Lock()
+        files.check_sqlite_version()
         async with self._opening:
-            if not self._open:
-                await self._start()
-                self._open = True
+            if self._open:
+                return
+            try:
+                await to_the_end(self._start())
+            except asyncio.CancelledError:
+                await to_the_end(self._stop())
+                raise
+            self._open = True
 
     async def _start(self) -> None:
-        files.check_sqlite_version()
         self._writer = Lane(
             self._connect_writer,
             transact=True,
@@ -166,9 +169,10 @@ class SQLiteBackend(Backend):
         return db
 
     async def close(self) -> None:
-        if self._open:
-            self._open = False
-            await self._stop()
+        async with self._opening:
+            if self._open:
+                self._open = False
+                await to_the_end(self._stop())
 
     async def _stop(self) -> None:
         if self._announced and self._doorbell.port is not None:
@@ -285,7 +289,11 @@ class SQLiteBackend(Backend):
         if self._doorbell.port is None or all(self._announced.get(kind, 0) > oldest for kind in kinds):
             return
         self._announced.update(dict.fromkeys(kinds, now))
-        await lane.run(partial(self._refresh_listener, now=now))
+        try:
+            await lane.run(partial(self._refresh_listener, now=now))
+        except BaseException:  # a caller that left, above all: who knows whether it was told
+            self._announced.update(dict.fromkeys(kinds, 0))
+            raise
 
     def _refresh_listener(self, db: sqlite3.Connection, now: int) -> None:
         if not self._announced or self._doorbell.port is None:
@@ -315,3 +323,21 @@ class SQLiteBackend(Backend):
             self._ringer.ring(db, self._doorbell.port, rings.queues, rings.tasks)
         except sqlite3.Error:
             logger.debug("could not ring the other processes; they will poll", exc_info=True)
+
+
+async def to_the_end[T](work: Coroutine[Any, Any, T]) -> T:
+    """Run `work` to its end even if the caller is cancelled meanwhile, and raise the cancellation then.
+
+    A thread and a connection that were opened or closed half-way would belong to nobody.
+    """
+    task = asyncio.ensure_future(work)
+    cut_off: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cut_off = error
+    if cut_off is None or task.cancelled():
+        return task.result()
+    task.exception()  # looked at, so that nobody is told that it was never retrieved
+    raise cut_off
