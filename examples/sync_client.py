@@ -33,7 +33,7 @@ def main(db: Path) -> None:
 
         # As in a shell: python -m sitq worker sync_client.db
         command = [sys.executable, "-m", "sitq", "worker", str(db), "--log-level", "error"]
-        worker = subprocess.Popen(command)  # noqa: S603
+        worker = subprocess.Popen(command)
         try:
             print("worker started")
             print(resized.result(timeout=30))

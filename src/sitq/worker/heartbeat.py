@@ -142,7 +142,7 @@ class Heartbeat:
             self._worker_loop.call_soon_threadsafe(self._answer)
         elif not self._reported and now - self._asked >= BLOCKED_AFTER:
             self._reported = True
-            frame = sys._current_frames().get(self._worker_thread)
+            frame = sys._current_frames().get(self._worker_thread)  # pyright: ignore[reportPrivateUsage]
             task = asyncio.current_task(self._worker_loop)
             current = running_here(task.get_context()) if task is not None else None
             task_id = current.id if current is not None else None

@@ -3,7 +3,7 @@
 import asyncio
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -13,7 +13,7 @@ STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREA
 
 
 @contextmanager
-def stop_signals(handle: Callable[[int], None]) -> Iterator[None]:
+def stop_signals(handle: Callable[[int], None]) -> Generator[None]:
     """Call `handle` for each stop signal, and put the former handlers back at the end.
 
     It is called on the main thread between two instructions, whatever runs there, also when the loop is blocked; so it
