@@ -134,4 +134,6 @@ def run_python(
             end_group(process)
             out, err = process.communicate()
             raise AssertionError(f"hung; stdout: {out}\nstderr: {err}") from None
+        finally:
+            end_group(process)
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)

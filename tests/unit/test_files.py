@@ -194,8 +194,8 @@ asyncio.run(main())
 
 
 async def test_opening_a_file_twice_in_one_process_does_not_drop_its_locks(tmp_path: Path) -> None:
-    """POSIX drops all locks of a process on a file when it closes any descriptor of it. Then another process takes itself
-    for the last user, deletes the log, and what is committed afterwards is lost (sqlite.org/howtocorrupt.html, 2.2).
+    """POSIX drops all locks of a process on a file when it closes any descriptor of it. Then another process takes
+    itself for the last user, deletes the log, and what is committed later is lost (sqlite.org/howtocorrupt.html, 2.2).
     """
     path = tmp_path / "tasks.db"
     first = SQLiteBackend(path)

@@ -8,6 +8,7 @@ A caller that is cancelled abandons the wait, never a transaction: nothing await
 """
 
 import asyncio
+import logging
 import os
 import sqlite3
 import threading
@@ -25,6 +26,8 @@ from sitq.errors import BackendConnectionError, BackendTimeoutError
 
 type Operation[T] = Callable[[sqlite3.Connection], T]
 type Settled = tuple[asyncio.Future[Any], Any, BaseException | None]
+
+logger = logging.getLogger("sitq.sqlite")
 
 MAX_GROUP: Final = 512
 
@@ -209,7 +212,10 @@ class Lane:
                 except Exception as error:  # whatever it is, it does not say that nothing was written
                     raise CommitUnknownError(error, unknown.settled) from error
         if self._after_commit is not None:
-            self._after_commit(self._db)
+            try:
+                self._after_commit(self._db)
+            except Exception:  # it is committed, and nothing may make its callers believe otherwise
+                logger.exception("after a commit")
         return settled
 
     def _commit(self, group: list[Job], durable: bool, earlier: list[Settled] | None = None) -> list[Settled]:
