@@ -86,7 +86,11 @@ class SQLiteBackend(Backend):
         self._allow_network_fs = allow_network_fs
         self._clock = clock or SystemClock()
         self._in_memory = self.path == MEMORY
-        self._file = Path(self.path).absolute()
+        # What the path means now: the folder may change, and two names of one file must share its lock.
+        try:
+            self._file = Path(self.path).resolve()
+        except ValueError as error:
+            raise ValidationError(f"path is {self.path!r} ({error}): give the path of a file") from error
         lock = None if self._in_memory else self._file.with_name(self._file.name + "-lock")
         self._lock = files.WriteLock(lock, timeout=busy_timeout)
         self._opening = asyncio.Lock()
@@ -138,7 +142,7 @@ class SQLiteBackend(Backend):
     def _connect(self) -> sqlite3.Connection:
         # The lane uses it on one thread only, but closes it from another when the interpreter ends.
         db = sqlite3.connect(
-            self.path,
+            MEMORY if self._in_memory else self._file,
             timeout=self._busy_timeout,
             isolation_level=None,
             check_same_thread=False,
