@@ -166,8 +166,11 @@ def test_an_exit_raised_inside_reaches_the_caller_and_nobody_else() -> None:
 def test_ctrl_c_ends_a_wait(tmp_path: Path) -> None:
     process = script(
         """
-        import math, sys, threading, time
+        import math, signal, sys, threading, time
         from sitq import SyncTaskQueue
+
+        # A shell starts what it puts into the background with SIGINT ignored, and children inherit that.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
         def watch():
             while not queue._thread._calls:

@@ -118,6 +118,7 @@ def _list(arguments: argparse.Namespace) -> int:
     rows = [[one.id, one.status, one.queue, one.name, one.attempt, one.enqueued_at] for one in found]
     write_table(["id", "status", "queue", "name", "attempt", "enqueued at"], rows)
     if len(found) == arguments.limit:
+        sys.stdout.flush()  # on a terminal, or in one file, the hint comes after the list
         sys.stderr.write(f"there may be more: --before {found[-1].seq}\n")
     return Exit.OK
 
