@@ -98,8 +98,9 @@ class Ringer:
 
     def forget(self, db: sqlite3.Connection) -> None:
         """Take those who are gone off the list, as part of somebody's transaction: alone it would cost a commit."""
-        gone, self._gone = self._gone, []
-        db.executemany("DELETE FROM sitq_listeners WHERE port = ? AND token = ?", gone)
+        if self._gone:
+            db.executemany("DELETE FROM sitq_listeners WHERE port = ? AND token = ?", self._gone)
+            self._gone.clear()
 
     def _send(self, port: int, head: bytes, names: list[str]) -> bool:
         body = "\n".join(names).encode("utf-8", errors="replace")
