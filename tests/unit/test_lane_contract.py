@@ -229,11 +229,12 @@ async def test_every_change_is_made_under_the_side_lock(tmp_path: Path, clock: F
     backend = SQLiteBackend(tmp_path / "tasks.db", clock=clock)
     await backend.open()
     reading = ("SELECT", "PRAGMA", "WITH")
+    inside: list[str] = []
     outside: list[str] = []
 
     def trace(statement: str) -> None:
-        if not statement.strip().upper().startswith(reading) and not backend._lock._taken:
-            outside.append(statement)
+        if not statement.strip().upper().startswith(reading):
+            (inside if backend._lock._taken else outside).append(statement)
 
     await backend._writer.run(lambda db: db.set_trace_callback(trace))
     await backend._writer.run(add_dead_listener)
@@ -249,6 +250,8 @@ async def test_every_change_is_made_under_the_side_lock(tmp_path: Path, clock: F
     await backend.close()
 
     assert outside == []
+    assert any("DELETE FROM sitq_listeners" in statement for statement in inside)
+    assert inside.count("COMMIT") >= 9
 
 
 DEAD_PORT = 1  # nobody listens at a port of the system
