@@ -59,7 +59,11 @@ class TaskQueue:
             raise ValidationError(
                 f"max_payload is {max_payload!r}: give a size in bytes, an int of 1 or more"
             )
-        self.backend: Final = open_backend(backend) if isinstance(backend, str | os.PathLike) else backend
+        if isinstance(backend, str | os.PathLike):
+            backend = open_backend(backend)
+        elif not callable(getattr(backend, "reserve", None)):
+            raise ValidationError(f"backend is a {_kind(backend)}: give a path, a URL or a Backend")
+        self.backend: Final[Backend] = backend
         self.max_payload: Final = max_payload
         self._emit: Emit = log_event
         self._open = False
@@ -162,6 +166,10 @@ class TaskQueue:
 
     async def _store[R](self, calls: Iterable[Call[R]], options: TaskOptions) -> list[TaskHandle[R]]:
         now = datetime.now(UTC)
+        if not isinstance(calls, Iterable):
+            raise ValidationError(
+                f"calls is a {_kind(calls)}: give calls, as in [call(func, 1), call(func, 2)]"
+            )
         tasks = [self._new_task(call, options, now) for call in calls]
         if options.id is not None and len(tasks) > 1:
             raise ValidationError(f"id is {options.id!r} for {len(tasks)} tasks: give an id to one task only")
@@ -212,6 +220,7 @@ class TaskQueue:
         if timeout is None:
             return _result(await self._record(task_id, with_bytes=True))
         wait = seconds(timeout, "timeout")
+        check_task_id(task_id)
         backend = await self._ready()
         deadline = asyncio.get_running_loop().time() + wait
         async with backend.listen([TaskTopic(task_id)]) as signal:
@@ -258,15 +267,13 @@ class TaskQueue:
         Raises:
             ValidationError: An argument is out of range, or a datetime is naive.
         """
-        for field, moment in (("since", since), ("until", until)):
-            if moment is not None and moment.utcoffset() is None:
-                raise ValidationError(
-                    f"{field} is a naive datetime: give an aware one, such as datetime.now(UTC)"
-                )
-        if not isinstance(limit, int) or not 1 <= limit <= 10_000:
-            raise ValidationError(f"limit is {limit!r}: give an int from 1 to 10,000, and page with before=")
-        backend = await self._ready()
         statuses = _statuses(status)
+        _check_text(queue=queue, name=name)
+        _check_moments(since=since, until=until)
+        _check_integer("limit", limit, 10_000, ", and page with before=")
+        if before is not None:
+            _check_integer("before", before, 2**63 - 1, ": the seq of the last record of a page")
+        backend = await self._ready()
         return await backend.find(
             TaskQuery(
                 statuses=statuses,
@@ -288,12 +295,14 @@ class TaskQueue:
 
         Returns the status after the call. Raises `TaskNotFoundError` for an unknown id.
         """
+        check_task_id(task_id)
         statuses = await (await self._ready()).cancel([task_id])
         if task_id not in statuses:
             raise TaskNotFoundError(task_id)
         return statuses[task_id]
 
     async def _record(self, task_id: TaskId, *, with_bytes: bool = False) -> TaskRecord:
+        check_task_id(task_id)
         backend = await self._ready()
         found = await backend.find(TaskQuery(ids=[task_id], limit=1, with_bytes=with_bytes))
         if not found:
@@ -335,11 +344,41 @@ class _Store(Protocol):
 def _statuses(status: Status | Collection[Status] | None) -> Sequence[Status] | None:
     if status is None:
         return None
-    given = [status] if isinstance(status, str) else list(status)
     try:
-        return [Status(one) for one in given]
-    except ValueError as error:
-        raise ValidationError(f"{error}: choose from {', '.join(Status)}") from None
+        return [Status(one) for one in ([status] if isinstance(status, str) else status)]
+    except (TypeError, ValueError) as error:
+        raise ValidationError(f"status: {error}; choose from {', '.join(Status)}") from None
+
+
+def check_task_id(task_id: TaskId) -> None:
+    """Refuse what cannot be an id. Raises `ValidationError`."""
+    if not isinstance(task_id, str):
+        raise ValidationError(f"task_id is a {_kind(task_id)}: give the str that enqueue returned")
+
+
+def _check_text(**given: str | None) -> None:
+    for name, value in given.items():
+        if value is not None and not isinstance(value, str):
+            raise ValidationError(f"{name} is a {_kind(value)}: give a str")
+
+
+def _check_moments(**given: datetime | None) -> None:
+    for name, moment in given.items():
+        if moment is None:
+            continue
+        if not isinstance(moment, datetime):
+            raise ValidationError(f"{name} is a {_kind(moment)}: give an aware datetime")
+        if moment.utcoffset() is None:
+            raise ValidationError(f"{name} is a naive datetime: give an aware one, such as datetime.now(UTC)")
+
+
+def _check_integer(name: str, value: int, maximum: int, hint: str) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= maximum:
+        raise ValidationError(f"{name} is {value!r}: give an int from 1 to {maximum:,}{hint}")
+
+
+def _kind(value: object) -> str:
+    return type(value).__qualname__
 
 
 def _result(record: TaskRecord) -> Result[Any]:

@@ -589,6 +589,9 @@ async def test_process_task_runs_one_task_without_run(queue: TaskQueue) -> None:
 
 async def test_process_task_says_what_is_wrong(queue: TaskQueue) -> None:
     worker = Worker(queue, concurrency=1)
+    for nonsense in (None, 5, b"id", ["a"]):
+        with pytest.raises(ValidationError, match="task_id"):
+            await worker.process_task(nonsense)  # type: ignore[arg-type]
     with pytest.raises(TaskNotFoundError):
         await worker.process_task("nobody")
     later = await queue.options(delay=3600).enqueue(add, 1, 2)

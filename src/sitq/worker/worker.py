@@ -17,7 +17,7 @@ from sitq.events import Emit, log_event
 from sitq.handle import Result
 from sitq.model import TaskId
 from sitq.options import Duration, seconds
-from sitq.queue import TaskQueue
+from sitq.queue import TaskQueue, check_task_id
 from sitq.worker.services import Services
 from sitq.worker.signals import stop_signals
 
@@ -147,6 +147,7 @@ class Worker:
             WorkerBusyError: Every slot is taken.
             WorkerStoppedError: The worker is stopping or has stopped.
         """
+        check_task_id(task_id)
         found = await self._process(task_id)
         result = await self._queue.get_result(task_id)
         if not found and not result.status.finished:
