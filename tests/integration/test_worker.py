@@ -43,11 +43,11 @@ from sitq.events import (
     WorkerStopped,
     WorkerStopping,
 )
-from sitq.model import Released, Succeeded, TaskQuery
+from sitq.model import QueueTopic, Released, Succeeded, TaskQuery
 from sitq.serialization import encode_value
 from sitq.worker import completer, fetcher, services
 from tests.integration.support import Gate, drain, recorded, run_python, spied_queue, start_python
-from tests.support import PATIENCE
+from tests.support import LEASE, PATIENCE, FakeClock, new_task
 
 # What tasks share with the test that runs them: they are loaded by reference, in this process.
 gate: Gate
@@ -559,6 +559,25 @@ async def test_a_worker_of_other_queues_is_not_rung(backend: Backend) -> None:
         await second.result(timeout=PATIENCE)
         assert spy.calls["reserve"] - before <= 4
     assert seen == ["mail", "mail again"]
+
+
+async def test_an_idle_worker_stays_on_the_list_of_those_who_are_rung(tmp_path: Path) -> None:
+    clock = FakeClock()
+    idle, busy = (SQLiteBackend(tmp_path / "tasks.db", clock=clock) for _ in range(2))
+    await idle.open()
+    await busy.open()
+    async with idle.listen([QueueTopic()]) as signal:
+        for _ in range(
+            30
+        ):  # half an hour in which it looks now and then, and the other one drops who is not heard of
+            clock.advance(60)
+            assert not (await idle.reserve("idle", None, 1, LEASE)).tasks
+            async with busy.listen([QueueTopic()]):
+                await busy.heartbeat("busy", [], LEASE)
+        await busy.enqueue([new_task()])
+        assert await signal.wait(PATIENCE)
+    await idle.close()
+    await busy.close()
 
 
 async def test_a_task_that_comes_due_is_not_left_to_the_poll_interval(queue: TaskQueue) -> None:

@@ -101,6 +101,7 @@ class SQLiteBackend(Backend):
         self._bells = Bells()
         self._doorbell = Doorbell(self._bells)
         self._announced: dict[type[Topic], int] = {}
+        self._refreshed_at = 0
 
     # -- Opening and closing -----------------------------------------------------------------------
 
@@ -225,9 +226,16 @@ class SQLiteBackend(Backend):
     ) -> Reserved:
         now = self._now()
         wanted = Reservation(worker, queues, ids, limit, now, now + lease // MICROSECOND)
+
+        def take(db: sqlite3.Connection) -> Reserved:
+            # A worker that is idle sends no heartbeats, and yet wants to be rung.
+            if now - self._refreshed_at >= _LISTENER_REFRESH // MICROSECOND:
+                self._refresh_listener(db, now)
+            return statements.reserve(db, wanted)
+
         # Not synced: a reservation that is forgotten by a power loss was made by a worker that died with it.
         return await self._lane("write").run(
-            lambda db: statements.reserve(db, wanted),
+            take,
             landed=lambda db, reserved: statements.are_reserved(db, worker, reserved),
         )
 
@@ -302,6 +310,7 @@ class SQLiteBackend(Backend):
     def _refresh_listener(self, db: sqlite3.Connection, now: int) -> None:
         if not self._announced or self._doorbell.port is None:
             return
+        self._refreshed_at = now
         db.execute(
             "INSERT OR REPLACE INTO sitq_listeners (port, token, queues, tasks, seen_at) VALUES (?, ?, ?, ?, ?)",
             (
