@@ -141,10 +141,10 @@ def enqueue_in_this_thread(
 # -- drain -----------------------------------------------------------------------------------------
 
 _FINISH: Final = """
-UPDATE sitq_tasks SET status = 'success', due_at = NULL, finished_at = ?1, expires_at = ?1 + result_ttl
-WHERE seq IN (SELECT value FROM json_each(?2))
+UPDATE sitq_tasks SET
+    status = 'success', due_at = NULL, finished_at = ?1, expires_at = ?1 + result_ttl, result = ?3
+WHERE seq = ?2
 """
-_RESULT: Final = "INSERT INTO sitq_results (seq, result, error) VALUES (?, ?, NULL)"
 _DUE: Final = """
 SELECT seq FROM sitq_tasks INDEXED BY sitq_due WHERE queue = 'default' AND due_at <= ?
 ORDER BY priority, due_at, seq LIMIT ?
@@ -172,8 +172,7 @@ def cycle(db: sqlite3.Connection, results: Results, limit: int, worker: str) -> 
         db.execute("PRAGMA synchronous = NORMAL")
     db.execute("BEGIN IMMEDIATE")
     if results:
-        db.execute(_FINISH, (now, json.dumps([seq for seq, _ in results])))
-        db.executemany(_RESULT, results)
+        db.executemany(_FINISH, [(now, seq, result) for seq, result in results])
     due = [seq for (seq,) in db.execute(_DUE, (now, limit))]
     payloads: Payloads = []
     if due:
@@ -282,7 +281,7 @@ async def serve(db: Database, ready: Callable[[int], None]) -> None:
 def results(path: Path) -> list[Any]:
     """What the calls returned, in the order in which they were stored. Not part of any measurement."""
     with closing(sqlite3.connect(path)) as db:
-        return [pickle.loads(data) for (data,) in db.execute("SELECT result FROM sitq_results ORDER BY seq")]
+        return [pickle.loads(data) for (data,) in db.execute("SELECT result FROM sitq_tasks ORDER BY seq")]
 
 
 # -- filling a file --------------------------------------------------------------------------------

@@ -24,9 +24,9 @@ _NUMBERS = "WITH RECURSIVE number (n) AS (SELECT ?1 UNION ALL SELECT n + 1 FROM 
 _FINISHED = f"""
 {_NUMBERS} INSERT INTO sitq_tasks (
     seq, id, name, queue, status, priority, due_at, fence, attempt, max_crashes, worker, result_ttl, enqueued_at,
-    started_at, finished_at, expires_at)
+    started_at, finished_at, expires_at, result)
 SELECT n, printf('%036d', n), 'benchmarks.tasks.noop', 'default', 'success', 0, NULL, n, 1, 3, 'bench', ?4, ?3,
-    ?3, ?3, ?3 + ?4
+    ?3, ?3, ?3 + ?4, zeroblob(20)
 FROM number
 """
 _FAR_FUTURE = f"""
@@ -34,7 +34,6 @@ _FAR_FUTURE = f"""
 SELECT n, printf('%036d', n), 'benchmarks.tasks.noop', 'default', 'pending', -5, ?3 + ?4, 3, ?4, ?3 FROM number
 """
 _PAYLOADS = f"{_NUMBERS} INSERT INTO sitq_payloads (seq, payload) SELECT n, zeroblob(60) FROM number"
-_RESULTS = f"{_NUMBERS} INSERT INTO sitq_results (seq, result) SELECT n, zeroblob(20) FROM number"
 
 
 async def stored(scale: Scale) -> AsyncIterator[Figure]:
@@ -52,7 +51,7 @@ async def _beside_empty(scale: Scale, kind: str, script: str, size: int) -> Figu
     with scale.file() as path, scale.file() as other:
         for file in (path, other):
             fill_for_sitq(file, noop, (rounds + 1) * BATCH)
-        _add(path, script, size, results=kind == "finished")
+        _add(path, script, size)
         async with _open(path) as ours, _open(other) as empty:
             for backend in (ours, empty):
                 await _reserve_and_complete(backend)
@@ -90,7 +89,7 @@ async def _reserve_and_complete(backend: SQLiteBackend) -> float:
     return time.perf_counter() - start
 
 
-def _add(path: Path, script: str, size: int, *, results: bool) -> None:
+def _add(path: Path, script: str, size: int) -> None:
     """Add rows by SQL, not synced. Not part of the measurement."""
     with closing(limits.connect(path, "fast")) as db:
         db.execute("PRAGMA synchronous = OFF")
@@ -98,7 +97,6 @@ def _add(path: Path, script: str, size: int, *, results: bool) -> None:
         first = db.execute("SELECT max(seq) + 1 FROM sitq_tasks").fetchone()[0]
         last, now = first + size - 1, time.time_ns() // 1000
         db.execute(script, (first, last, now, _YEAR))
-        for sql in (_PAYLOADS, _RESULTS) if results else (_PAYLOADS,):
-            db.execute(sql, (first, last))
+        db.execute(_PAYLOADS, (first, last))
         db.execute("COMMIT")
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)")

@@ -50,8 +50,7 @@ FINISHED: Final = frozenset({Status.SUCCESS, Status.FAILED, Status.CANCELLED})
 # -- Into the storage ------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class NewTask:
+class NewTask(NamedTuple):
     """A task to store.
 
     Attributes:

@@ -163,8 +163,8 @@ def rows(path: Path) -> list[tuple[object, ...]]:
     with closing(sqlite3.connect(path)) as db:
         assert db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         return db.execute(
-            f"SELECT t.seq, length(t.id), {exact}, {present}, p.payload IS NOT NULL, r.result IS NOT NULL, r.error "
-            "FROM sitq_tasks t LEFT JOIN sitq_payloads p USING (seq) LEFT JOIN sitq_results r USING (seq) ORDER BY seq"
+            f"SELECT t.seq, length(t.id), {exact}, {present}, p.payload IS NOT NULL, t.result IS NOT NULL, t.error "
+            "FROM sitq_tasks t LEFT JOIN sitq_payloads p USING (seq) ORDER BY seq"
         ).fetchall()
 
 

@@ -122,7 +122,7 @@ async def prepare(backend: SQLiteBackend) -> list[Held]:
     """Two tasks that are due and two that run, and nothing else."""
 
     def clear(db: sqlite3.Connection) -> None:
-        for table in ("sitq_tasks", "sitq_payloads", "sitq_results"):
+        for table in ("sitq_tasks", "sitq_payloads"):
             db.execute(f"DELETE FROM {table}")
 
     await backend._writer.run(clear)

@@ -74,7 +74,7 @@ def collect(database: Path, folder: Path) -> History:
         history.integrity = db.execute("PRAGMA integrity_check").fetchone()[0]
         rows = db.execute(
             "SELECT id, status, fence, crashes, max_crashes, due_at IS NOT NULL, result, error"
-            " FROM sitq_tasks LEFT JOIN sitq_results USING (seq)"
+            " FROM sitq_tasks"
         )
         history.final = [
             Final(

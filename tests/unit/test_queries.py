@@ -141,16 +141,32 @@ async def test_what_a_worker_tells_is_found_by_id_and_written_by_row(
     assert no_scan_and_no_sort(planner)
 
 
-@pytest.mark.parametrize("status", Status)
-async def test_tasks_in_one_state_come_in_order_without_a_sort(
+@pytest.mark.parametrize("status", [Status.FAILED, Status.CANCELLED])
+async def test_what_went_wrong_is_found_by_an_index_of_its_own(
     backend: SQLiteBackend, status: Status
 ) -> None:
     query = TaskQuery(statuses=[status], before=10_000)
 
     planner = await plan(backend, lambda db: queries.find(db, query))
 
-    assert planner.touching("t") == ["SEARCH t USING INDEX sitq_status (status=? AND rowid<?)"]
+    assert planner.touching("t") == [f"SEARCH t USING INDEX sitq_{status} (seq<?)"]
     assert no_scan_and_no_sort(planner, "t")
+
+
+@pytest.mark.parametrize("statuses", [[Status.PENDING], [Status.RUNNING], [Status.PENDING, Status.RUNNING]])
+async def test_few_unfinished_tasks_are_found_without_reading_the_finished_ones(
+    backend: SQLiteBackend, statuses: list[Status], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    query = TaskQuery(statuses=statuses)
+
+    planner = await plan(backend, lambda db: queries.find(db, query))
+    assert planner.touching("t") == ["SCAN t USING INDEX sitq_due"]
+
+    # Of many the newest come first along the rows, without a sort.
+    monkeypatch.setattr(queries, "_MAX_SORTED", -1)
+    planner = await plan(backend, lambda db: queries.find(db, query))
+    assert planner.touching("t") == ["SCAN t"]
+    assert not any("TEMP B-TREE" in step for step in planner.steps)
 
 
 async def test_a_page_of_everything_goes_along_the_rows(backend: SQLiteBackend) -> None:

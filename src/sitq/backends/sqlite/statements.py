@@ -124,7 +124,13 @@ UPDATE sitq_tasks SET
     crashes = crashes + (status = 'running'), status = 'running', attempt = attempt + 1,
     fence = ?1, worker = ?2, due_at = ?3, started_at = ?4
 WHERE seq IN (SELECT value FROM json_each(?5))
-RETURNING seq, id, name, queue, attempt, crashes, max_crashes, metadata, cancel_requested
+"""
+# CROSS JOIN keeps the order of the list.
+_TAKEN: Final = """
+SELECT t.id, t.name, t.queue, p.payload, t.attempt, t.crashes, t.max_crashes, t.metadata, t.cancel_requested
+FROM json_each(?) AS wanted
+CROSS JOIN sitq_tasks AS t ON t.seq = wanted.value
+CROSS JOIN sitq_payloads AS p ON p.seq = t.seq
 """
 
 
@@ -178,20 +184,15 @@ def _take(db: sqlite3.Connection, wanted: Reservation, order: list[int]) -> list
         "UPDATE sitq_meta SET value = value + 1 WHERE key = 'fence' RETURNING value"
     ).fetchall()
     seqs = json.dumps(order)
-    rows = db.execute(_TAKE, (fence, wanted.worker, wanted.lease_end, wanted.now, seqs)).fetchall()
-    payloads = dict(
-        db.execute(
-            "SELECT seq, payload FROM sitq_payloads WHERE seq IN (SELECT value FROM json_each(?))", (seqs,)
-        ).fetchall()
-    )
-    taken = {
-        seq: ReservedTask(
-            task_id, fence, name, queue, payloads[seq], attempt, crashes, max_crashes,
-            None if metadata is None else json.loads(metadata), bool(cancel_requested),
+    db.execute(_TAKE, (fence, wanted.worker, wanted.lease_end, wanted.now, seqs))
+    return [
+        ReservedTask(
+            task_id, fence, name, queue, payload, attempt, crashes, max_crashes,
+            None if metadata is None else json.loads(metadata), bool(cancelled),
         )
-        for seq, task_id, name, queue, attempt, crashes, max_crashes, metadata, cancel_requested in rows
-    }  # fmt: skip
-    return [taken[seq] for seq in order]
+        for task_id, name, queue, payload, attempt, crashes, max_crashes, metadata, cancelled
+        in db.execute(_TAKEN, (seqs,))
+    ]  # fmt: skip
 
 
 def _next_due(db: sqlite3.Connection, queues: Iterable[str]) -> datetime | None:
@@ -237,20 +238,33 @@ def heartbeat(db: sqlite3.Connection, held: Sequence[Held], lease_end: int) -> H
     )
 
 
+# The state, the fence and the row in one statement: nothing has to be read first.
+_SUCCEED: Final = """
+UPDATE sitq_tasks SET
+    status = 'success', due_at = NULL, finished_at = ?1, expires_at = ?1 + result_ttl, result = ?2, error = NULL
+WHERE id = ?3 AND fence = ?4 AND status = 'running'
+"""
 _FINISH: Final = """
-UPDATE sitq_tasks SET status = ?1, due_at = NULL, finished_at = ?2, expires_at = ?2 + result_ttl
-WHERE seq IN (SELECT value FROM json_each(?3))
+UPDATE sitq_tasks SET
+    status = ?1, due_at = NULL, finished_at = ?2, expires_at = ?2 + result_ttl, error = coalesce(?3, error)
+WHERE seq = ?4
 """
 _GIVE_BACK: Final = """
-UPDATE sitq_tasks
-SET status = 'pending', due_at = ?, attempt = attempt - ?, worker = NULL, started_at = NULL
+UPDATE sitq_tasks SET
+    status = 'pending', due_at = ?, attempt = attempt - ?, worker = NULL, started_at = NULL, error = coalesce(?, error)
 WHERE seq = ?
 """
 
 
 def complete(db: sqlite3.Connection, outcomes: Sequence[Outcome], now: int, rings: Rings) -> Completed:
+    succeeded = [(now, one.result, *one.held) for one in outcomes if isinstance(one, Succeeded)]
+    if len(succeeded) == len(outcomes):
+        changed = db.executemany(_SUCCEED, succeeded).rowcount
+        rings.tasks.extend(one.held.id for one in outcomes)
+        if changed == len(outcomes):
+            return Completed(changed)
+    # Not all of one kind, or not all of them current: each is looked at. What was written just now counts as repeated.
     rows = _rows(db, (outcome.held.id for outcome in outcomes))
-    accepted: list[tuple[_Row, Status, Outcome]] = []
     stale: list[Held] = []
     for outcome in outcomes:
         held = outcome.held
@@ -260,40 +274,31 @@ def complete(db: sqlite3.Connection, outcomes: Sequence[Outcome], now: int, ring
             continue
         status = leads_to(outcome, row.cancel_requested)
         if row.status == Status.RUNNING:
-            rows[row.id] = _Row(row.seq, row.id, row.fence, status, row.queue, row.cancel_requested)
-            accepted.append((row, status, outcome))
+            _apply(db, row, outcome, status, now, rings)
+            rows[row.id] = row._replace(status=status)
         elif row.status != status:
             # Already ended under this fence. The same outcome again is a repeated message, another one is too late.
             stale.append(held)
-    _apply(db, accepted, now, rings)
     if stale:
         db.execute("UPDATE sitq_meta SET value = value + ? WHERE key = 'stale_outcomes'", (len(stale),))
     return Completed(len(outcomes) - len(stale), tuple(stale))
 
 
 def _apply(
-    db: sqlite3.Connection, accepted: Sequence[tuple[_Row, Status, Outcome]], now: int, rings: Rings
+    db: sqlite3.Connection, row: _Row, outcome: Outcome, status: Status, now: int, rings: Rings
 ) -> None:
-    finished: dict[Status, list[int]] = {}
-    results: list[tuple[int, bytes | None, bytes | None]] = []
-    given_back: list[tuple[int, int, int]] = []
-    for row, status, outcome in accepted:
-        if isinstance(outcome, Succeeded):
-            results.append((row.seq, outcome.result, None))
-        elif not isinstance(outcome, Released) and outcome.error is not None:
-            results.append((row.seq, None, outcome.error))
-        if status is not Status.PENDING:
-            finished.setdefault(status, []).append(row.seq)
-            rings.tasks.append(row.id)
-        elif isinstance(outcome, Retried | Released):
-            released = isinstance(outcome, Released)
-            given_back.append((now if outcome.at is None else micros(outcome.at), released, row.seq))
-            rings.queues.add(row.queue)
-    for status, seqs in finished.items():
-        db.execute(_FINISH, (status, now, json.dumps(seqs)))
-    if given_back:
-        db.executemany(_GIVE_BACK, given_back)
-    db.executemany("INSERT OR REPLACE INTO sitq_results (seq, result, error) VALUES (?, ?, ?)", results)
+    if isinstance(outcome, Succeeded):
+        db.execute(_SUCCEED, (now, outcome.result, *outcome.held))
+        rings.tasks.append(row.id)
+        return
+    error = None if isinstance(outcome, Released) else outcome.error
+    if status is Status.PENDING and isinstance(outcome, Retried | Released):
+        due_at = now if outcome.at is None else micros(outcome.at)
+        db.execute(_GIVE_BACK, (due_at, isinstance(outcome, Released), error, row.seq))
+        rings.queues.add(row.queue)
+    else:
+        db.execute(_FINISH, (status, now, error, row.seq))
+        rings.tasks.append(row.id)
 
 
 def leads_to(outcome: Outcome, cancel_requested: int) -> Status:
@@ -318,7 +323,7 @@ def cancel(db: sqlite3.Connection, ids: Collection[TaskId], now: int, rings: Rin
     rows = _rows(db, ids)
     ended = [row for row in rows.values() if row.status in (Status.WAITING, Status.PENDING)]
     running = [row.seq for row in rows.values() if row.status == Status.RUNNING]
-    db.execute(_FINISH, (Status.CANCELLED, now, json.dumps([row.seq for row in ended])))
+    db.executemany(_FINISH, [(Status.CANCELLED, now, None, row.seq) for row in ended])
     db.execute(
         "UPDATE sitq_tasks SET cancel_requested = 1 WHERE seq IN (SELECT value FROM json_each(?))",
         (json.dumps(running),),
@@ -332,7 +337,7 @@ def prune(db: sqlite3.Connection, now: int, limit: int) -> int:
     seqs = [
         row[0] for row in db.execute("SELECT seq FROM sitq_tasks WHERE expires_at <= ? LIMIT ?", (now, limit))
     ]
-    for table in ("sitq_tasks", "sitq_payloads", "sitq_results"):
+    for table in ("sitq_tasks", "sitq_payloads"):
         sql = f"DELETE FROM {table} WHERE seq IN (SELECT value FROM json_each(?))"
         db.execute(sql, (json.dumps(seqs),))
     return len(seqs)
