@@ -684,6 +684,19 @@ async def kill_my_worker_async(journal: str) -> None:
     kill_my_worker(journal)
 
 
+async def test_those_who_are_taken_together_with_a_poison_pill_are_not_given_up(tmp_path: Path) -> None:
+    # One batch, the pill first: it kills before any of the others gets to run, each time until it is alone.
+    path, journal = tmp_path / "tasks.db", tmp_path / "journal"
+    pill, *others = send(
+        path, ("kill_my_worker_async", {}, str(journal)), *(("good", {}, number) for number in range(4))
+    )
+    assert run_workers(path, until=5, concurrency=10) == 3
+    async with TaskQueue(path) as queue:
+        assert (await queue.get_result(pill)).error_type == "worker_lost"
+        assert [(await queue.get_result(other)).value for other in others] == [1, 2, 3, 4]
+        assert max([(await queue.get(other)).crashes for other in others]) <= 2
+
+
 @pytest.mark.parametrize("name", ["kill_my_worker", "kill_my_worker_async"])
 @pytest.mark.parametrize("max_crashes", [1, 3])
 async def test_a_task_that_kills_its_worker_runs_max_crashes_times(

@@ -107,19 +107,30 @@ def _nothing_lost(history: History) -> Iterable[str]:
 def _fences_grow(history: History) -> Iterable[str]:
     final = {task.id: task for task in history.final}
     for task_id, entries in _by_id(history.reserved).items():
-        by_attempt = sorted(entries, key=lambda entry: entry.attempt)
-        for before, after in itertools.pairwise(by_attempt):
-            if after.attempt == before.attempt:
-                yield f"{task_id} was handed out twice as attempt {after.attempt}"
-            if after.fence <= before.fence:
-                yield f"{task_id}: attempt {after.attempt} has fence {after.fence}, after {before.fence}"
+        by_fence = sorted(entries, key=lambda entry: entry.fence)
+        for before, after in itertools.pairwise(by_fence):
+            if after.fence == before.fence:
+                yield f"{task_id} was handed out twice under fence {after.fence}"
+            if (after.attempt, after.crashes) < (before.attempt, before.crashes):
+                yield (
+                    f"{task_id}: fence {after.fence} came with attempt {after.attempt}, fence {before.fence} with "
+                    f"{before.attempt}"
+                )
+        for entry in entries:
+            # A crash uses up an attempt, a release gives it back, and no task here asks for another one.
+            if entry.attempt != entry.crashes + 1:
+                yield f"{task_id} was handed out as attempt {entry.attempt} after {entry.crashes} crashes"
         highest = max(entry.fence for entry in entries)
         if task_id in final and final[task_id].fence < highest:
             yield f"{task_id} ends with fence {final[task_id].fence}, and {highest} was handed out"
 
 
 def _results_come_from_the_last_fence(history: History) -> Iterable[str]:
-    fences = {(entry.id, entry.attempt): entry.fence for entry in history.reserved}
+    # What was given back without a run has the attempt of the run that came after it.
+    fences = {
+        (entry.id, entry.attempt): entry.fence
+        for entry in sorted(history.reserved, key=lambda entry: entry.fence)
+    }
     marks = {run.mark: run for run in history.ran}
     for task in history.final:
         if task.status != "success":

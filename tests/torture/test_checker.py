@@ -60,9 +60,16 @@ BROKEN = {
         lambda history: history.ran.remove(Ran("c", 1, "c1")) or history.reported.pop(),
         "never ran",
     ),
-    "a fence that repeats": (add("reserved", Reserved("a", 4, 3, 1)), "has fence 4, after 4"),
-    "a fence that goes back": (add("reserved", Reserved("a", 3, 3, 1)), "has fence 3, after 4"),
-    "an attempt that is handed out twice": (add("reserved", Reserved("a", 9, 2, 1)), "twice as attempt 2"),
+    "a fence that repeats": (add("reserved", Reserved("a", 4, 3, 2)), "twice under fence 4"),
+    "a fence that goes back": (add("reserved", Reserved("a", 3, 3, 2)), "fence 4 came with attempt 2"),
+    "an attempt that is used up for nothing": (
+        add("reserved", Reserved("c", 7, 2, 0)),
+        "attempt 2 after 0 crashes",
+    ),
+    "an attempt that is given back for nothing": (
+        add("reserved", Reserved("a", 9, 2, 2)),
+        "attempt 2 after 2",
+    ),
     "a fence that is forgotten": (final("a", fence=3), "ends with fence 3, and 4 was handed out"),
     "the result of an older run": (final("a", result="a1"), "has the result of fence 1"),
     "the result of another task": (final("a", result="c1"), "none of its runs returned"),
@@ -88,6 +95,13 @@ def test_each_broken_promise_is_noticed(name: str) -> None:
     break_it(history)
     problems = check(history)
     assert [problem for problem in problems if words in problem], problems
+
+
+def test_a_task_that_was_given_back_without_a_run_is_not_blamed() -> None:
+    history = good()
+    history.reserved.append(Reserved("a", 3, 2, 1))
+    history.reported.append(Reported("a", 3, "Released", True))
+    assert check(history) == []
 
 
 def test_a_damaged_file_is_noticed() -> None:

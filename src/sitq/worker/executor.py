@@ -6,8 +6,9 @@ whatever it raises is caught here and becomes a `Failed`, and each run has a fre
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import Any, Final
 
@@ -31,6 +32,7 @@ from sitq.task import Call
 from sitq.worker.slots import Slots
 
 _SWEEP_AFTER: Final = 0.05
+_PUT_OFF: Final = timedelta(seconds=1)
 
 
 class Stop(Enum):
@@ -67,6 +69,7 @@ class Executor:
         worker: Name of the worker, for events.
         run_call: Runs a decoded call; chooses the runner.
         report: Where outcomes go. Called once for each reserved task, unless its lease was lost.
+        settled: Waits until what was reported is stored.
         interrupted: Whether somebody cancels everything on this loop, as `asyncio.run` does at its end.
         slots: Where the slot of a run is given back when it has ended.
     """
@@ -77,6 +80,7 @@ class Executor:
         *,
         run_call: Callable[[Call[Any]], Any],
         report: Callable[[Outcome], None],
+        settled: Callable[[], Awaitable[object]],
         interrupted: Callable[[], bool],
         slots: Slots,
         max_payload: int,
@@ -85,6 +89,7 @@ class Executor:
         self._worker = worker
         self._run_call = run_call
         self._report = report
+        self._settled = settled
         self._interrupted = interrupted
         self._slots = slots
         self._max_payload = max_payload
@@ -114,9 +119,20 @@ class Executor:
         so the leases of all of them are renewed from now on.
         """
         self._loading = dict.fromkeys((task.held for task in tasks), time.monotonic())
-        for task in tasks:
+        for task in self._put_off(tasks):
             self.start(task)
         self._loading = {}
+
+    def _put_off(self, tasks: list[ReservedTask]) -> list[ReservedTask]:
+        """Give back those on their last chance but one, and return the others."""
+        suspects = [task for task in tasks if on_last_chance(task)]
+        if not suspects:
+            return tasks
+        if not any(on_last_chance(run.reserved) for run in self._runs.values()):
+            del suspects[0]
+        for task in suspects:
+            self._end_unrun(task, Released(task.held, datetime.now(UTC) + _PUT_OFF))
+        return [task for task in tasks if task not in suspects]
 
     def start(self, reserved: ReservedTask) -> asyncio.Task[None] | None:
         """Begin an attempt; the caller has taken a slot for it. None if the task is judged without being run."""
@@ -188,6 +204,8 @@ class Executor:
         try:
             if run.stop is not None:
                 raise asyncio.CancelledError
+            if on_last_chance(reserved):
+                await self._settled()
             value = await self._run_call(run.call)
         except BaseException as error:
             if run.stop is None and isinstance(error, asyncio.CancelledError) and self._interrupted():
@@ -260,6 +278,16 @@ def refuse(reserved: ReservedTask) -> Outcome | None:
         )
         return Failed(reserved.held, encode_error(ErrorInfo("worker_lost", message)))
     return None
+
+
+def on_last_chance(reserved: ReservedTask) -> bool:
+    """Whether one more crash means that it is given up.
+
+    One task that kills its workers takes along whatever they hold, and the same tasks are found again together. So of
+    those on their last chance a worker runs one at a time, and puts off the others until it is done: the killer dies
+    alone, and the innocent are not given up with it.
+    """
+    return 0 < reserved.crashes == reserved.max_crashes - 1
 
 
 def judge_value(run: Run, value: Any, max_payload: int) -> Outcome:
