@@ -1,5 +1,6 @@
 """The journals of a torture run: lines in files that are only appended to, one write a line."""
 
+import asyncio
 import json
 import os
 import sqlite3
@@ -8,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from sitq.backends.base import Backend
-from sitq.model import Outcome
+from sitq.backends.sqlite import SQLiteBackend
+from sitq.failure import decode_error
+from sitq.model import Outcome, TaskQuery, TaskRecord
 from sitq.serialization import decode_value
 from tests.torture.checker import Final, History, Ran, Reported, Reserved, Seen
 
@@ -59,7 +62,7 @@ class Journalled:
 
 
 def collect(database: Path, folder: Path) -> History:
-    """Read the journals and the database, through SQLite alone and not through sitq."""
+    """Read the journals and the database."""
     history = History()
     entries: dict[str, list[Any]] = {"Acknowledged": [], **{name: [] for name in KINDS}}
     for line in (folder / "journal").read_text().splitlines():
@@ -72,17 +75,26 @@ def collect(database: Path, folder: Path) -> History:
     history.seen = [Seen(*values) for values in entries["Seen"]]
     with closing(sqlite3.connect(database)) as db:
         history.integrity = db.execute("PRAGMA integrity_check").fetchone()[0]
-        rows = db.execute(
-            "SELECT id, status, fence, crashes, max_crashes, due_at IS NOT NULL, result, error"
-            " FROM sitq_tasks"
+    history.final = [
+        Final(
+            record.id,
+            record.status,
+            record.fence,
+            record.crashes,
+            record.max_crashes,
+            record.due_at is not None,
+            None if record.result is None else decode_value(record.result),
+            None if record.error is None else decode_error(record.error).type,
         )
-        history.final = [
-            Final(
-                *row[:5],
-                bool(row[5]),
-                None if row[6] is None else decode_value(row[6]),
-                None if row[7] is None else json.loads(row[7])["type"],
-            )
-            for row in rows
-        ]
+        for record in asyncio.run(_everything(database))
+    ]
     return history
+
+
+async def _everything(database: Path) -> list[TaskRecord]:
+    backend = SQLiteBackend(database)
+    await backend.open()
+    try:
+        return await backend.find(TaskQuery(limit=10_000_000, with_bytes=True))
+    finally:
+        await backend.close()
