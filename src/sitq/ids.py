@@ -12,5 +12,10 @@ def new_id() -> str:
     milliseconds, nanoseconds = divmod(time.time_ns(), 1_000_000)
     fraction = (nanoseconds << 12) // 1_000_000
     tail = int.from_bytes(os.urandom(8)) >> 2 | 0x8000_0000_0000_0000
-    text = f"{(milliseconds << 16 | 0x7000 | fraction) << 64 | tail:032x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+    return "%08x-%04x-7%03x-%04x-%012x" % (  # noqa: UP031  # half the time of an f-string with formats
+        milliseconds >> 16,
+        milliseconds & 0xFFFF,
+        fraction,
+        tail >> 48,
+        tail & 0xFFFF_FFFF_FFFF,
+    )

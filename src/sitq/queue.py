@@ -150,7 +150,8 @@ class TaskQueue:
                 "use queue.options(...).enqueue(func, ...), where every argument belongs to the function"
             )
         options = _NO_OPTIONS if eta is None else TaskOptions(eta=eta)
-        return (await self._store([Call[Any](func, args, kwargs)], options))[0]
+        made: Call[Any] = Call(func, args, kwargs)
+        return (await self._store([made], options))[0]
 
     async def enqueue_many[R](self, calls: Iterable[Call[R]], /) -> list[TaskHandle[R]]:
         """Store a batch of `call(func, ...)`, all or none, in order. Errors as for `enqueue`."""
@@ -173,7 +174,7 @@ class TaskQueue:
         tasks = [self._new_task(call, options, now) for call in calls]
         if options.id is not None and len(tasks) > 1:
             raise ValidationError(f"id is {options.id!r} for {len(tasks)} tasks: give an id to one task only")
-        backend = await self._ready()
+        backend = self.backend if self._open else await self._ready()
         if not tasks:
             return []
         for task, stored in zip(tasks, await backend.enqueue(tasks), strict=True):
@@ -328,7 +329,8 @@ class Enqueuer:
     async def enqueue(self, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> TaskHandle[Any]:
         """As `TaskQueue.enqueue`, except that every keyword belongs to the function."""
         check_callable(func)
-        return (await self._store([Call[Any](func, args, kwargs)], self._options))[0]
+        made: Call[Any] = Call(func, args, kwargs)
+        return (await self._store([made], self._options))[0]
 
     async def enqueue_many[R](self, calls: Iterable[Call[R]], /) -> list[TaskHandle[R]]:
         """As `TaskQueue.enqueue_many`."""

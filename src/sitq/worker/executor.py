@@ -149,8 +149,15 @@ class Executor:
         run = Run(reserved, held, current := _current(reserved, context), call)
         self._runs[held] = run
         self._drained.clear()
-        # Not by `create_task`: the loop's task factory is for what user code creates.
-        run.task = asyncio.Task(self._execute(run), name=reserved.id, context=bind(current))
+        # Not by `create_task`: the loop's task factory is for what user code creates. Begun at once, since a task that
+        # never waits then costs no turn of the loop.
+        run.task = asyncio.Task(
+            self._execute(run),
+            loop=asyncio.get_running_loop(),
+            name=reserved.id,
+            context=bind(current),
+            eager_start=True,
+        )
         return run.task
 
     def stop(self, held: Iterable[Held], why: Stop) -> None:

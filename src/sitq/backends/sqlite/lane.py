@@ -15,8 +15,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import aiosqlite
 
@@ -32,8 +31,7 @@ logger = logging.getLogger("sitq.sqlite")
 MAX_GROUP: Final = 512
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
+class Job(NamedTuple):
     operation: Operation[Any]
     future: asyncio.Future[Any]
     durable: bool
