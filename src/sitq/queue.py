@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Final, Never, Protocol, Self, Unpack, overload
@@ -27,6 +27,7 @@ from sitq.model import (
     TaskTopic,
 )
 from sitq.options import UNSET, Duration, GivenOptions, TaskOptions, seconds
+from sitq.query import check_task_id, task_query
 from sitq.serialization import decode_value, encode_call
 from sitq.task import Call, Task, check_arguments, check_callable, has_parameter
 
@@ -62,7 +63,9 @@ class TaskQueue:
         if isinstance(backend, str | os.PathLike):
             backend = open_backend(backend)
         elif not callable(getattr(backend, "reserve", None)):
-            raise ValidationError(f"backend is a {_kind(backend)}: give a path, a URL or a Backend")
+            raise ValidationError(
+                f"backend is a {type(backend).__qualname__}: give a path, a URL or a Backend"
+            )
         self.backend: Final[Backend] = backend
         self.max_payload: Final = max_payload
         self._emit: Emit = log_event
@@ -169,7 +172,7 @@ class TaskQueue:
         now = datetime.now(UTC)
         if not isinstance(calls, Iterable):
             raise ValidationError(
-                f"calls is a {_kind(calls)}: give calls, as in [call(func, 1), call(func, 2)]"
+                f"calls is a {type(calls).__qualname__}: give calls, as in [call(func, 1), call(func, 2)]"
             )
         tasks = [self._new_task(call, options, now) for call in calls]
         if options.id is not None and len(tasks) > 1:
@@ -268,24 +271,10 @@ class TaskQueue:
         Raises:
             ValidationError: An argument is out of range, or a datetime is naive.
         """
-        statuses = _statuses(status)
-        _check_text(queue=queue, name=name)
-        _check_moments(since=since, until=until)
-        _check_integer("limit", limit, 10_000, ", and page with before=")
-        if before is not None:
-            _check_integer("before", before, 2**63 - 1, ": the seq of the last record of a page")
-        backend = await self._ready()
-        return await backend.find(
-            TaskQuery(
-                statuses=statuses,
-                queue=queue,
-                name=name,
-                since=since,
-                until=until,
-                before=before,
-                limit=limit,
-            )
+        query = task_query(
+            status=status, queue=queue, name=name, since=since, until=until, before=before, limit=limit
         )
+        return await (await self._ready()).find(query)
 
     async def stats(self) -> Stats:
         """How many tasks of each state are in each queue."""
@@ -341,46 +330,6 @@ class _Store(Protocol):
     """How a view reaches its queue."""
 
     async def __call__[R](self, calls: Iterable[Call[R]], options: TaskOptions) -> list[TaskHandle[R]]: ...
-
-
-def _statuses(status: Status | Collection[Status] | None) -> Sequence[Status] | None:
-    if status is None:
-        return None
-    try:
-        return [Status(one) for one in ([status] if isinstance(status, str) else status)]
-    except (TypeError, ValueError) as error:
-        raise ValidationError(f"status: {error}; choose from {', '.join(Status)}") from None
-
-
-def check_task_id(task_id: TaskId) -> None:
-    """Refuse what cannot be an id. Raises `ValidationError`."""
-    if not isinstance(task_id, str):
-        raise ValidationError(f"task_id is a {_kind(task_id)}: give the str that enqueue returned")
-
-
-def _check_text(**given: str | None) -> None:
-    for name, value in given.items():
-        if value is not None and not isinstance(value, str):
-            raise ValidationError(f"{name} is a {_kind(value)}: give a str")
-
-
-def _check_moments(**given: datetime | None) -> None:
-    for name, moment in given.items():
-        if moment is None:
-            continue
-        if not isinstance(moment, datetime):
-            raise ValidationError(f"{name} is a {_kind(moment)}: give an aware datetime")
-        if moment.utcoffset() is None:
-            raise ValidationError(f"{name} is a naive datetime: give an aware one, such as datetime.now(UTC)")
-
-
-def _check_integer(name: str, value: int, maximum: int, hint: str) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= maximum:
-        raise ValidationError(f"{name} is {value!r}: give an int from 1 to {maximum:,}{hint}")
-
-
-def _kind(value: object) -> str:
-    return type(value).__qualname__
 
 
 def _result(record: TaskRecord) -> Result[Any]:

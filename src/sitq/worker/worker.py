@@ -17,7 +17,8 @@ from sitq.events import Emit, log_event
 from sitq.handle import Result
 from sitq.model import TaskId
 from sitq.options import Duration, seconds
-from sitq.queue import TaskQueue, check_task_id
+from sitq.query import check_task_id
+from sitq.queue import TaskQueue
 from sitq.worker.services import Services
 from sitq.worker.signals import stop_signals
 
