@@ -288,9 +288,7 @@ def test_a_damaged_index_is_found(cli: Cli) -> None:
     path = cli.folder / "sitq.db"
     with closing(sqlite3.connect(path, isolation_level=None)) as db:
         db.execute("PRAGMA writable_schema = ON")
-        db.execute(
-            "UPDATE sqlite_master SET sql = replace(sql, '(queue', '(name') WHERE name = 'sitq_due'"
-        )
+        db.execute("UPDATE sqlite_master SET sql = replace(sql, '(queue', '(name') WHERE name = 'sitq_due'")
     assert "unhealthy" in cli.run("doctor", "--full", "--json", code=4).splitlines()[-1]
 
 
