@@ -145,20 +145,19 @@ class TaskQueue:
             QueueClosedError: The queue is closed.
             BackendError: The storage failed; unless its class says otherwise the outcome is unknown.
         """
-        check_callable(func)
         if has_parameter(func, "eta"):
             raise ValidationError(
                 "this function has a parameter of its own named `eta`, which enqueue() would take as "
                 "the time to start: "
                 "use queue.options(...).enqueue(func, ...), where every argument belongs to the function"
             )
-        options = _NO_OPTIONS if eta is None else TaskOptions(eta=eta)
         made: Call[Any] = Call(func, args, kwargs)
-        return (await self._store([made], options))[0]
+        options = _NO_OPTIONS if eta is None else TaskOptions(eta=eta)
+        return (await self._store([self._new_task(made, options)]))[0]
 
     async def enqueue_many[R](self, calls: Iterable[Call[R]], /) -> list[TaskHandle[R]]:
         """Store a batch of `call(func, ...)`, all or none, in order. Errors as for `enqueue`."""
-        return await self._store(calls, _NO_OPTIONS)
+        return await self._enqueue(calls, _NO_OPTIONS)
 
     def options(self, **given: Unpack[GivenOptions]) -> "Enqueuer":
         """A view of this queue that enqueues with these options; see `TaskOptions` for what there is.
@@ -166,17 +165,19 @@ class TaskQueue:
         Raises:
             ValidationError: An option is unknown, out of range, or contradicts another; names the option and the fix.
         """
-        return Enqueuer(self._store, TaskOptions(**given))
+        return Enqueuer(self._enqueue, TaskOptions(**given))
 
-    async def _store[R](self, calls: Iterable[Call[R]], options: TaskOptions) -> list[TaskHandle[R]]:
-        now = datetime.now(UTC)
+    async def _enqueue[R](self, calls: Iterable[Call[R]], options: TaskOptions) -> list[TaskHandle[R]]:
         if not isinstance(calls, Iterable):
             raise ValidationError(
                 f"calls is a {type(calls).__qualname__}: give calls, as in [call(func, 1), call(func, 2)]"
             )
-        tasks = [self._new_task(call, options, now) for call in calls]
+        tasks = [self._new_task(call, options) for call in calls]
         if options.id is not None and len(tasks) > 1:
             raise ValidationError(f"id is {options.id!r} for {len(tasks)} tasks: give an id to one task only")
+        return await self._store(tasks)
+
+    async def _store(self, tasks: list[NewTask]) -> list[TaskHandle[Any]]:
         backend = self.backend if self._open else await self._ready()
         if not tasks:
             return []
@@ -185,7 +186,7 @@ class TaskQueue:
                 self._emit(TaskEnqueued(task.id, task.name, task.queue))
         return [TaskHandle(task.id, self) for task in tasks]
 
-    def _new_task(self, call: Call[Any], given: TaskOptions, now: datetime) -> NewTask:
+    def _new_task(self, call: Call[Any], given: TaskOptions) -> NewTask:
         if not isinstance(call, Call):
             raise ValidationError(
                 f"enqueue_many got a {type(call).__qualname__}: give calls, as in "
@@ -196,15 +197,15 @@ class TaskQueue:
         func: Any = call.func
         options = given.over(func.options) if isinstance(func, Task) else given
         return NewTask(
-            id=new_id() if options.id is None else options.id,
-            name=call.name,
-            payload=encode_call(call, options.context, max_payload=self.max_payload),
-            queue=DEFAULT_QUEUE if options.queue is None else options.queue,
-            priority=0 if options.priority is None else options.priority,
-            due_at=options.due_at(now),
-            max_crashes=DEFAULT_MAX_CRASHES if options.max_crashes is None else options.max_crashes,
-            result_ttl=DEFAULT_RESULT_TTL if options.result_ttl is UNSET else options.result_ttl,
-            metadata=options.metadata,
+            new_id() if options.id is None else options.id,
+            call.name,
+            encode_call(call, options.context, max_payload=self.max_payload),
+            DEFAULT_QUEUE if options.queue is None else options.queue,
+            0 if options.priority is None else options.priority,
+            None if options is _NO_OPTIONS else options.due_at(datetime.now(UTC)),
+            DEFAULT_MAX_CRASHES if options.max_crashes is None else options.max_crashes,
+            DEFAULT_RESULT_TTL if options.result_ttl is UNSET else options.result_ttl,
+            options.metadata,
         )
 
     # -- Looking at them ---------------------------------------------------------------------------
@@ -303,8 +304,8 @@ class TaskQueue:
 class Enqueuer:
     """A view of a queue that enqueues with fixed options. Made by `TaskQueue.options`."""
 
-    def __init__(self, store: "_Store", options: TaskOptions) -> None:
-        self._store = store
+    def __init__(self, enqueue: "_Enqueue", options: TaskOptions) -> None:
+        self._enqueue = enqueue
         self._options = options
 
     @overload
@@ -317,16 +318,15 @@ class Enqueuer:
     ) -> TaskHandle[R]: ...
     async def enqueue(self, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> TaskHandle[Any]:
         """As `TaskQueue.enqueue`, except that every keyword belongs to the function."""
-        check_callable(func)
         made: Call[Any] = Call(func, args, kwargs)
-        return (await self._store([made], self._options))[0]
+        return (await self._enqueue([made], self._options))[0]
 
     async def enqueue_many[R](self, calls: Iterable[Call[R]], /) -> list[TaskHandle[R]]:
         """As `TaskQueue.enqueue_many`."""
-        return await self._store(calls, self._options)
+        return await self._enqueue(calls, self._options)
 
 
-class _Store(Protocol):
+class _Enqueue(Protocol):
     """How a view reaches its queue."""
 
     async def __call__[R](self, calls: Iterable[Call[R]], options: TaskOptions) -> list[TaskHandle[R]]: ...
