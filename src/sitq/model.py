@@ -172,6 +172,19 @@ class Released(NamedTuple):
 type Outcome = Succeeded | Failed | Retried | Cancelled | Released
 
 
+def leads_to(outcome: Outcome, cancel_requested: bool) -> Status:
+    """The state that a running task ends in. One that was asked to cancel does not become pending again."""
+    match outcome:
+        case Succeeded():
+            return Status.SUCCESS
+        case Failed():
+            return Status.FAILED
+        case Cancelled():
+            return Status.CANCELLED
+        case Retried() | Released():
+            return Status.CANCELLED if cancel_requested else Status.PENDING
+
+
 class Completed(NamedTuple):
     """What `complete` did. Reservations in `stale` had lost their lease; their outcomes changed nothing."""
 

@@ -38,6 +38,7 @@ from sitq.model import (
     TaskQuery,
     TaskRecord,
     Topic,
+    leads_to,
 )
 
 type _Turn = tuple[int, datetime, int, TaskId]
@@ -128,7 +129,7 @@ class MemoryBackend(Backend):
                     stale.append(outcome.held)
                 elif task.status is Status.RUNNING:
                     changed.append(self._put(_after(task, outcome, now)))
-                elif task.status is not _leads_to(task, outcome):
+                elif task.status is not leads_to(outcome, task.cancel_requested):
                     stale.append(outcome.held)
                 # Else it was sent again because the reply was lost: accepted, and nothing is left to do.
             self._stale_outcomes += len(stale)
@@ -282,18 +283,6 @@ def _record(task: NewTask, seq: int, now: datetime) -> TaskRecord:
     )
 
 
-def _leads_to(task: TaskRecord, outcome: Outcome) -> Status:
-    match outcome:
-        case Succeeded():
-            return Status.SUCCESS
-        case Failed():
-            return Status.FAILED
-        case Cancelled():
-            return Status.CANCELLED
-        case Retried() | Released():
-            return Status.CANCELLED if task.cancel_requested else Status.PENDING
-
-
 def _after(task: TaskRecord, outcome: Outcome, now: datetime) -> TaskRecord:
     match outcome:
         case Succeeded(_, result):
@@ -306,7 +295,7 @@ def _after(task: TaskRecord, outcome: Outcome, now: datetime) -> TaskRecord:
         case Released():
             pass
     if task.cancel_requested or not isinstance(outcome, Retried | Released):
-        return _finished(task, _leads_to(task, outcome), now)
+        return _finished(task, leads_to(outcome, task.cancel_requested), now)
     return replace(
         task,
         status=Status.PENDING,

@@ -9,16 +9,14 @@ import sqlite3
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final, NamedTuple, assert_never
+from typing import Any, Final, NamedTuple
 
 from sitq.backends.sqlite.schema import MICROSECOND, micros, moment
 from sitq.model import (
     MAX_PRIORITY,
     MIN_PRIORITY,
-    Cancelled,
     Completed,
     Enqueued,
-    Failed,
     Heartbeat,
     Held,
     NewTask,
@@ -30,6 +28,7 @@ from sitq.model import (
     Status,
     Succeeded,
     TaskId,
+    leads_to,
 )
 
 
@@ -272,7 +271,7 @@ def complete(db: sqlite3.Connection, outcomes: Sequence[Outcome], now: int, ring
         if row is None or row.fence != held.fence:
             stale.append(held)
             continue
-        status = leads_to(outcome, row.cancel_requested)
+        status = leads_to(outcome, bool(row.cancel_requested))
         if row.status == Status.RUNNING:
             _apply(db, row, outcome, status, now, rings)
             rows[row.id] = row._replace(status=status)
@@ -299,21 +298,6 @@ def _apply(
     else:
         db.execute(_FINISH, (status, now, error, row.seq))
         rings.tasks.append(row.id)
-
-
-def leads_to(outcome: Outcome, cancel_requested: int) -> Status:
-    """The state that an outcome ends in."""
-    match outcome:
-        case Succeeded():
-            return Status.SUCCESS
-        case Failed():
-            return Status.FAILED
-        case Cancelled():
-            return Status.CANCELLED
-        case Retried() | Released():
-            return Status.CANCELLED if cancel_requested else Status.PENDING
-        case _:
-            assert_never(outcome)
 
 
 # -- cancel and prune --------------------------------------------------------------------
