@@ -1,0 +1,235 @@
+"""Outcomes reach the storage in batches and in order, however long it is away."""
+
+import asyncio
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any
+
+import pytest
+
+from sitq.errors import BackendError
+from sitq.events import OutcomeRefused, StorageFailed
+from sitq.failure import decode_error
+from sitq.model import Completed, Failed, Held, Outcome, Succeeded
+from sitq.worker.completer import HIGH_WATER, MAX_BATCH, Completer
+from tests.integration.support import Gate
+from tests.support import PATIENCE
+
+label: ContextVar[str] = ContextVar("label", default="nobody's")
+_real_sleep = asyncio.sleep
+
+
+class Storage:
+    """A backend that takes outcomes: it can be held up, be away, refuse, or choke on one of them."""
+
+    def __init__(self) -> None:
+        self.calls: list[list[str]] = []
+        self.stored: list[Outcome] = []
+        self.gate: Gate | None = None
+        self.away = 0
+        self.stale: set[Held] = set()
+        self.chokes_on: set[str] = set()
+        self.labels: list[str] = []
+
+    async def complete(self, outcomes: list[Outcome]) -> Completed:
+        self.labels.append(label.get())
+        self.calls.append([outcome.held.id for outcome in outcomes])
+        if self.gate is not None:
+            await self.gate.pass_through()
+        if self.away:
+            self.away -= 1
+            raise BackendError("the storage is away")
+        if any(isinstance(each, Succeeded) and each.held.id in self.chokes_on for each in outcomes):
+            raise ValueError("cannot bind this value")
+        stale = tuple(each.held for each in outcomes if each.held in self.stale)
+        self.stored += [each for each in outcomes if each.held not in self.stale]
+        return Completed(len(outcomes) - len(stale), stale)
+
+
+@pytest.fixture
+def storage() -> Storage:
+    return Storage()
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The pauses that would have been made."""
+    made: list[float] = []
+
+    async def sleep(delay: float) -> None:
+        made.append(delay)
+        await _real_sleep(0)
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    return made
+
+
+def completer(storage: Any, emit: Callable[[Any], None] = lambda event: None) -> Completer:
+    return Completer("w1", storage, emit)
+
+
+def outcomes(first: int, last: int) -> list[Outcome]:
+    return [Succeeded(Held(f"t{number}", number), b"value") for number in range(first, last + 1)]
+
+
+def put(made: Completer, some: list[Outcome]) -> list[Outcome]:
+    for outcome in some:
+        made.put(outcome)
+    return some
+
+
+async def test_what_comes_during_a_write_forms_the_next_one(storage: Storage) -> None:
+    storage.gate = Gate()
+    made = completer(storage)
+    first = put(made, outcomes(1, 1))
+    await storage.gate.wait_reached()
+    rest = put(made, outcomes(2, 4))
+    assert storage.calls == [["t1"]]
+    storage.gate.open()
+    assert await made.flush(PATIENCE)
+    assert storage.calls == [["t1"], ["t2", "t3", "t4"]]
+    assert storage.stored == first + rest
+
+
+async def test_an_outcome_is_written_at_once_when_nothing_else_is(storage: Storage) -> None:
+    made = completer(storage)
+    for number in (1, 2):
+        put(made, outcomes(number, number))
+        assert await made.flush(PATIENCE)
+    assert storage.calls == [["t1"], ["t2"]]
+
+
+async def test_a_batch_has_a_bound(storage: Storage) -> None:
+    made = completer(storage)
+    everything = put(made, outcomes(1, 2 * MAX_BATCH + 1))
+    assert await made.flush(PATIENCE)
+    assert [len(call) for call in storage.calls] == [MAX_BATCH, MAX_BATCH, 1]
+    assert storage.stored == everything
+
+
+async def test_a_storage_that_is_away_is_tried_again_with_growing_pauses(
+    storage: Storage, pauses: list[float]
+) -> None:
+    storage.away = 9
+    events: list[Any] = []
+    made = completer(storage, events.append)
+    everything = put(made, outcomes(1, 3))
+    assert await made.flush(PATIENCE)
+    assert storage.stored == everything
+    assert pauses == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0, 5.0])
+    assert events == [StorageFailed("w1", "store outcomes", "the storage is away", pause) for pause in pauses]
+
+
+async def test_pauses_are_short_again_once_something_was_written(
+    storage: Storage, pauses: list[float]
+) -> None:
+    made = completer(storage)
+    for _ in range(2):
+        storage.away = 3
+        put(made, outcomes(1, 1))
+        assert await made.flush(PATIENCE)
+    assert pauses == pytest.approx([0.1, 0.2, 0.4] * 2)
+
+
+async def test_what_comes_during_an_outage_keeps_its_place(storage: Storage, pauses: list[float]) -> None:
+    storage.away = 3
+    made = Completer("w1", storage, lambda event: late.extend(put(made, outcomes(9, 9))))  # type: ignore[arg-type]
+    late: list[Outcome] = []
+    early = put(made, outcomes(1, 2))
+    assert await made.flush(PATIENCE)
+    assert len(late) == 3
+    assert storage.stored == early + late
+
+
+async def test_an_outcome_that_cannot_be_stored_is_replaced_by_a_failure(storage: Storage) -> None:
+    storage.chokes_on = {"t2"}
+    made = completer(storage)
+    one, two, three = put(made, outcomes(1, 3))
+    assert await made.flush(PATIENCE)
+    first, second, third = storage.stored
+    assert (first, third) == (one, three)
+    assert isinstance(second, Failed)
+    assert second.held == two.held
+    error = decode_error(second.error)
+    assert (error.type, error.message) == ("ValueError", "cannot bind this value")
+
+
+async def test_one_that_cannot_be_stored_does_not_hold_up_what_comes_later(
+    storage: Storage, pauses: list[float]
+) -> None:
+    storage.chokes_on = {"t1"}
+    made = completer(storage)
+    put(made, outcomes(1, 1))
+    assert await made.flush(PATIENCE)
+    storage.away = 1
+    later = put(made, outcomes(2, 3))
+    assert await made.flush(PATIENCE)
+    assert isinstance(storage.stored[0], Failed)
+    assert storage.stored[1:] == later
+    assert len(pauses) == 1
+
+
+async def test_refused_outcomes_are_reported_and_not_repeated(storage: Storage) -> None:
+    storage.stale = {Held("t2", 2)}
+    events: list[Any] = []
+    made = completer(storage, events.append)
+    put(made, outcomes(1, 3))
+    assert await made.flush(PATIENCE)
+    assert events == [OutcomeRefused("t2", 2, "w1")]
+    assert storage.calls == [["t1", "t2", "t3"]]
+
+
+async def test_flush_of_nothing_is_done(storage: Storage) -> None:
+    assert await completer(storage).flush(0)
+    assert storage.calls == []
+
+
+async def test_flush_does_not_wait_longer_than_it_was_told(storage: Storage) -> None:
+    storage.gate = Gate()
+    made = completer(storage)
+    everything = put(made, outcomes(1, 1))
+    await storage.gate.wait_reached()
+    assert not await made.flush(0)
+    storage.gate.open()
+    assert await made.flush(PATIENCE)
+    assert storage.stored == everything
+
+
+async def test_close_stops_trying(storage: Storage) -> None:
+    storage.gate = Gate()
+    made = completer(storage)
+    put(made, outcomes(1, 1))
+    await storage.gate.wait_reached()
+    await made.close()
+    storage.gate.open()
+    await asyncio.sleep(0)
+    assert (storage.calls, storage.stored) == ([["t1"]], [])
+
+
+async def test_close_after_everything_is_written(storage: Storage) -> None:
+    made = completer(storage)
+    everything = put(made, outcomes(1, 1))
+    assert await made.flush(PATIENCE)
+    await made.close()
+    await made.close()
+    assert storage.stored == everything
+
+
+async def test_it_is_congested_while_much_waits(storage: Storage) -> None:
+    storage.gate = Gate()
+    made = completer(storage)
+    put(made, outcomes(1, HIGH_WATER - 1))
+    assert not made.congested()
+    put(made, outcomes(HIGH_WATER, HIGH_WATER))
+    assert made.congested()
+    storage.gate.open()
+    assert await made.flush(PATIENCE)
+    assert not made.congested()
+
+
+async def test_the_context_of_whoever_reports_does_not_spread(storage: Storage) -> None:
+    made = completer(storage)
+    label.set("the task's")
+    put(made, outcomes(1, 1))
+    assert await made.flush(PATIENCE)
+    assert storage.labels == ["nobody's"]

@@ -1,0 +1,146 @@
+"""Every event is one log line, with its fields for structured formatters; arguments and results are in none."""
+
+import logging
+from typing import Any, get_args
+
+import pytest
+
+from sitq import TaskQueue, Worker, events
+from sitq.events import Event, TaskStarted, WorkerStopped, log_event
+from tests.unit import processes
+
+KINDS: tuple[type[Any], ...] = get_args(Event.__value__)
+FIELDS: dict[str, Any] = {
+    "task_id": "id-1",
+    "task": "app.work",
+    "queue": "mail",
+    "attempt": 2,
+    "worker": "w1",
+    "duration": 1.5,
+    "error_type": "ValueError",
+    "error": "went wrong",
+    "left": 3,
+    "fence": 17,
+    "seconds": 2.25,
+    "stack": "line 5",
+    "action": "take tasks",
+    "retry_in": 4.0,
+    "queues": "mail, web",
+    "concurrency": 8,
+    "running": 6,
+}
+RUN = "app.work[id-1] on mail, attempt 2"
+LINES = {
+    events.TaskEnqueued: ("DEBUG", "task.enqueued", "enqueued app.work[id-1] on mail"),
+    events.TaskStarted: ("DEBUG", "task.started", f"started {RUN}"),
+    events.TaskSucceeded: ("INFO", "task.succeeded", f"success {RUN}, 1.500 s"),
+    events.TaskFailed: ("ERROR", "task.failed", f"failed {RUN}, 1.500 s: ValueError: went wrong"),
+    events.TaskCancelled: ("INFO", "task.cancelled", f"cancelled {RUN}, 1.500 s"),
+    events.TaskReleased: ("INFO", "task.released", f"released {RUN}, 1.500 s"),
+    events.TaskLost: ("WARNING", "task.lost", f"lost the lease of {RUN}, 1.500 s"),
+    events.TaskStuck: ("ERROR", "task.stuck", f"does not stop: {RUN}, 1.500 s"),
+    events.BackgroundTasksLeft: (
+        "WARNING",
+        "task.background_left",
+        "app.work[id-1] left 3 asyncio task(s) running; they were cancelled",
+    ),
+    events.OutcomeRefused: (
+        "WARNING",
+        "task.refused",
+        "outcome of id-1 refused: its lease had been lost",
+    ),
+    events.LoopBlocked: (
+        "WARNING",
+        "worker.blocked",
+        "the event loop is blocked for 2.2 s by task id-1:\nline 5",
+    ),
+    events.StorageFailed: (
+        "WARNING",
+        "worker.storage",
+        "cannot take tasks, trying again in 4.0 s: went wrong",
+    ),
+    events.WorkerStarted: (
+        "INFO",
+        "worker.started",
+        "worker w1 started: queues mail, web, concurrency 8",
+    ),
+    events.WorkerStopping: ("INFO", "worker.stopping", "worker w1 stopping, 6 task(s) running"),
+    events.WorkerStopped: ("INFO", "worker.stopped", "worker w1 stopped"),
+}
+
+
+def sample(kind: type[Any], **fields: Any) -> Any:
+    return kind(**{field: FIELDS[field] for field in kind._fields} | fields)
+
+
+def test_the_table_here_is_complete() -> None:
+    assert set(LINES) == set(KINDS)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_an_event_is_one_line_with_its_fields(kind: type[Any], caplog: pytest.LogCaptureFixture) -> None:
+    level, name, text = LINES[kind]
+    event = sample(kind)
+    with caplog.at_level(logging.DEBUG, "sitq"):
+        log_event(event)
+    [record] = caplog.records
+    assert (record.name, record.levelname, record.getMessage()) == ("sitq", level, text)
+    extra = vars(record)
+    assert extra["event"] == name
+    assert {field: extra[field] for field in kind._fields} == event._asdict()
+
+
+def test_a_percent_sign_or_brace_in_a_field_is_only_text(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG, "sitq"):
+        log_event(sample(events.TaskFailed, error="100%s {task_id} %(name)s"))
+    assert caplog.messages == [f"failed {RUN}, 1.500 s: ValueError: 100%s {{task_id}} %(name)s"]
+
+
+def test_a_block_by_no_task_is_reported_too(caplog: pytest.LogCaptureFixture) -> None:
+    log_event(sample(events.LoopBlocked, task_id=None))
+    assert "by task None" in caplog.text
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_no_event_has_room_for_an_argument_or_a_result(kind: type[Any]) -> None:
+    assert set(kind._fields) <= set(FIELDS)
+    assert set(kind._fields).isdisjoint({"args", "kwargs", "call", "payload", "result", "value", "context"})
+
+
+async def _echo(text: str, *, key: str) -> str:
+    return text + key
+
+
+async def test_arguments_and_results_reach_no_log(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG, "sitq"):
+        async with TaskQueue("memory://") as queue:
+            handle = await queue.enqueue(_echo, "argument-secret", key="keyword-secret")
+            await Worker(queue).run(until_idle=True)
+            assert await handle.result() == "argument-secretkeyword-secret"
+    names = [vars(record)["event"] for record in caplog.records]
+    assert {"task.enqueued", "task.started", "task.succeeded", "worker.stopped"} <= set(names)
+    assert not [record for record in caplog.records if "secret" in repr(vars(record))]
+
+
+def test_a_disabled_level_builds_nothing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    built: list[Any] = []
+    monkeypatch.setattr(TaskStarted, "_asdict", lambda self: built.append(self) or {})
+    with caplog.at_level(logging.INFO, "sitq"):
+        log_event(sample(TaskStarted))
+        log_event(sample(WorkerStopped))
+    assert built == []
+    assert caplog.messages == ["worker w1 stopped"]
+
+
+def test_an_application_without_logging_hears_nothing() -> None:
+    process = processes.start(
+        """
+        from sitq.events import TaskFailed, log_event
+        log_event(TaskFailed("id-1", "app.work", "mail", 1, "w1", 1.5, "ValueError", "went wrong"))
+        print("done")
+        """
+    )
+    out, err = process.communicate(timeout=processes.LIMIT)
+    assert (process.returncode, out, err) == (0, "done\n", "")

@@ -1,0 +1,179 @@
+"""A handle is the id of its task, as text, and asks its queue; a result says how the task ended."""
+
+import copy
+import json
+import pickle
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from sitq.errors import TaskCancelledError, TaskError, TaskFailedError
+from sitq.handle import Result, SyncTaskHandle, TaskHandle
+from sitq.model import Status
+from sitq.options import MAX_DURATION
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+KINDS: list[Any] = [TaskHandle, SyncTaskHandle]
+
+
+def result(status: Status = Status.SUCCESS, **fields: Any) -> Result[Any]:
+    return Result(id="id-1", status=status, enqueued_at=NOW, **fields)
+
+
+class Tasks:
+    """A queue that answers, and keeps what it was asked."""
+
+    def __init__(self, answer: Result[Any]) -> None:
+        self.answer = answer
+        self.asked: list[tuple[Any, ...]] = []
+
+    async def get_result(self, task_id: str, timeout: Any = None) -> Result[Any]:
+        self.asked.append(("get_result", task_id, timeout))
+        return self.answer
+
+    async def get_status(self, task_id: str) -> Status:
+        self.asked.append(("get_status", task_id))
+        return self.answer.status
+
+    async def cancel(self, task_id: str) -> Status:
+        self.asked.append(("cancel", task_id))
+        return Status.CANCELLED
+
+
+class SyncTasks:
+    def __init__(self, answer: Result[Any]) -> None:
+        self.answer = answer
+        self.asked: list[tuple[Any, ...]] = []
+
+    def get_result(self, task_id: str, timeout: Any = None) -> Result[Any]:
+        self.asked.append(("get_result", task_id, timeout))
+        return self.answer
+
+    def get_status(self, task_id: str) -> Status:
+        self.asked.append(("get_status", task_id))
+        return self.answer.status
+
+    def cancel(self, task_id: str) -> Status:
+        self.asked.append(("cancel", task_id))
+        return Status.CANCELLED
+
+
+# -- The id -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_handle_is_its_id(kind: Any) -> None:
+    handle = kind("id-1", object())
+    assert isinstance(handle, str)
+    assert handle == "id-1"
+    assert hash(handle) == hash("id-1")
+    assert {"id-1": 5}[handle] == 5
+    assert f"{handle}" == str(handle) == "id-1"
+    assert handle == kind("id-1", object())
+    assert handle != kind("id-2", object())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_a_handle_pickles_as_its_plain_id(kind: Any, protocol: int) -> None:
+    back = pickle.loads(pickle.dumps([kind("id-1", object())], protocol))[0]
+    assert type(back) is str
+    assert back == "id-1"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("how", [copy.copy, copy.deepcopy])
+def test_a_copy_is_the_plain_id(kind: Any, how: Any) -> None:
+    back = how(kind("id-1", object()))
+    assert (type(back), back) == (str, "id-1")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_handle_is_json(kind: Any) -> None:
+    handle = kind("id-1", object())
+    assert json.dumps({"task": handle, handle: 1}) == '{"task": "id-1", "id-1": 1}'
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_handle_has_no_room_for_attributes(kind: Any) -> None:
+    with pytest.raises(AttributeError):
+        kind("id-1", object()).note = 1
+
+
+# -- The task ---------------------------------------------------------------------------------------
+
+
+async def test_a_handle_asks_its_queue() -> None:
+    tasks = Tasks(result(value=5))
+    handle: TaskHandle[int] = TaskHandle("id-1", tasks)
+    assert await handle.result() == 5
+    assert await handle.result(timeout=2) == 5
+    assert await handle.status() is Status.SUCCESS
+    assert await handle.cancel() is Status.CANCELLED
+    assert tasks.asked == [
+        ("get_result", "id-1", MAX_DURATION),  # as long as it takes
+        ("get_result", "id-1", 2),
+        ("get_status", "id-1"),
+        ("cancel", "id-1"),
+    ]
+
+
+def test_a_handle_without_a_loop_asks_its_queue() -> None:
+    tasks = SyncTasks(result(value=5))
+    handle: SyncTaskHandle[int] = SyncTaskHandle("id-1", tasks)
+    assert handle.result() == 5
+    assert handle.result(timeout=0) == 5
+    assert handle.status() is Status.SUCCESS
+    assert handle.cancel() is Status.CANCELLED
+    assert tasks.asked == [
+        ("get_result", "id-1", MAX_DURATION),
+        ("get_result", "id-1", 0),
+        ("get_status", "id-1"),
+        ("cancel", "id-1"),
+    ]
+
+
+async def test_waiting_for_a_task_that_failed_raises() -> None:
+    answer = result(Status.FAILED, error="no", error_type="ValueError")
+    with pytest.raises(TaskFailedError, match="ValueError: no"):
+        await TaskHandle("id-1", Tasks(answer)).result()
+    with pytest.raises(TaskFailedError, match="ValueError: no"):
+        SyncTaskHandle("id-1", SyncTasks(answer)).result()
+
+
+# -- The result -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [5, None, [], ""])
+def test_a_success_unwraps_to_its_value(value: Any) -> None:
+    assert result(value=value).unwrap() == value
+
+
+def test_a_failure_raises_what_the_worker_recorded() -> None:
+    failed = result(Status.FAILED, error="no", error_type="app.Odd", traceback="line 5")
+    with pytest.raises(TaskFailedError) as caught:
+        failed.unwrap()
+    error = caught.value
+    assert (error.task_id, error.error_type, error.message, error.traceback) == (
+        "id-1",
+        "app.Odd",
+        "no",
+        "line 5",
+    )
+    assert "line 5" in str(error)
+
+
+def test_a_cancelled_task_has_no_value() -> None:
+    with pytest.raises(TaskCancelledError) as caught:
+        result(Status.CANCELLED).unwrap()
+    assert str(caught.value) == "task id-1 was cancelled"
+    with pytest.raises(TaskCancelledError, match=r"^task id-1 was cancelled: while it cleaned up$"):
+        result(Status.CANCELLED, error="while it cleaned up").unwrap()
+
+
+@pytest.mark.parametrize("status", [status for status in Status if not status.finished])
+def test_a_task_that_has_not_finished_has_no_value_yet(status: Status) -> None:
+    with pytest.raises(TaskError, match=f"^task id-1 is {status}, not finished: wait with") as caught:
+        result(status).unwrap()
+    assert type(caught.value) is TaskError
