@@ -60,3 +60,8 @@ def bind(current: CurrentTask) -> Context:
 def running_here(context: Context) -> CurrentTask | None:
     """Return the task to which a context belongs, if any."""
     return context.get(_current)
+
+
+def is_inside_task() -> bool:
+    """Return whether the caller runs inside a task, or in something that a task has started."""
+    return _current.get(None) is not None

@@ -17,7 +17,7 @@ from functools import partial
 from types import FunctionType
 from typing import Any, Final, Protocol
 
-from sitq.context import running_here
+from sitq.context import is_inside_task
 from sitq.task import Call, Task
 
 
@@ -58,7 +58,7 @@ class AsyncRunner:
             self._loop.set_task_factory(self._former)
 
     def _create_task(self, loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> Any:
-        if running_here(contextvars.copy_context()) is not None and asyncio.iscoroutine(coro):
+        if is_inside_task() and asyncio.iscoroutine(coro):
             coro = _Contained(coro)
         if self._former is not None:
             return self._former(loop, coro, **options)
