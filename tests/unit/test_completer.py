@@ -233,3 +233,44 @@ async def test_the_context_of_whoever_reports_does_not_spread(storage: Storage) 
     put(made, outcomes(1, 1))
     assert await made.flush(PATIENCE)
     assert storage.labels == ["nobody's"]
+
+
+async def test_one_that_cannot_be_stored_at_all_is_named_and_does_not_hold_up_the_others(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[Any] = []
+    made = completer(storage, events.append)
+    complete = storage.complete
+
+    async def choke_always(given: list[Outcome]) -> Completed:
+        if any(each.held.id == "t2" for each in given):
+            raise ValueError("cannot bind this value")
+        return await complete(given)
+
+    monkeypatch.setattr(storage, "complete", choke_always)
+    put(made, outcomes(1, 3))
+
+    assert await made.flush(PATIENCE)
+    assert [each.held.id for each in storage.stored] == ["t1", "t3"]
+    assert [type(event) for event in events] == [StorageFailed]
+    assert "t2" in events[0].action
+
+
+async def test_what_still_waits_is_not_called_flushed(storage: Storage) -> None:
+    storage.gate = Gate()
+    made = completer(storage)
+    put(made, outcomes(1, 1))
+
+    assert not await made.flush(0.01)
+    await made.close()
+    assert not await made.flush(PATIENCE)
+
+
+async def test_a_completer_closed_before_its_first_step_can_be_used_again(storage: Storage) -> None:
+    made = completer(storage)
+    put(made, outcomes(1, 1))
+    await made.close()
+
+    put(made, outcomes(2, 2))
+    assert await made.flush(PATIENCE)
+    assert [each.held.id for each in storage.stored] == ["t1", "t2"]

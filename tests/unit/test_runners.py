@@ -123,11 +123,7 @@ class PlainCallable:
         (lambda: coroutine_function(), False),
         (len, False),
         (dict, False),
-        pytest.param(
-            AsyncCallable,
-            False,
-            marks=pytest.mark.xfail(reason="making one is a plain call, but the class is awaited"),
-        ),
+        (AsyncCallable, False),
         (Methods, False),
     ],
 )

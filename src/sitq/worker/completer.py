@@ -12,7 +12,7 @@ from sitq.backends.base import Backend
 from sitq.errors import BackendError
 from sitq.events import Emit, OutcomeRefused, StorageFailed
 from sitq.failure import encode_error
-from sitq.model import Failed, Outcome
+from sitq.model import Completed, Failed, Outcome
 
 MAX_BATCH: Final = 500
 HIGH_WATER: Final = 2_000
@@ -47,13 +47,14 @@ class Completer:
         """Wait until everything is written, for `timeout` seconds at most. True if everything is."""
         if self._writing is not None:
             await asyncio.wait([self._writing], timeout=timeout)
-        return self._writing is None
+        return self._writing is None and not self._waiting
 
     async def close(self) -> None:
         """Stop trying. What is not written is found again when its lease runs out."""
         if self._writing is not None:
             self._writing.cancel()
             await asyncio.wait([self._writing])
+            self._writing = None  # one that was cancelled before its first step could not do it
 
     async def _write_all(self) -> None:
         pause = _FIRST_PAUSE
@@ -83,6 +84,17 @@ class Completer:
                 for outcome in batch:
                     await self._write([outcome])
                 return
-            completed = await self._backend.complete([Failed(batch[0].held, encode_error(error))])
+            completed = await self._replace(batch[0], error)
         for held in completed.stale:
             self._emit(OutcomeRefused(held.id, held.fence, self._worker))
+
+    async def _replace(self, outcome: Outcome, error: Exception) -> Completed:
+        try:
+            return await self._backend.complete([Failed(outcome.held, encode_error(error))])
+        except BackendError:
+            raise
+        except Exception as second:
+            # Not even that: the lease runs out, and the crash bound ends it. The others must not wait for this one.
+            action = f"store the outcome of task {outcome.held.id}"
+            self._emit(StorageFailed(self._worker, action, str(second), 0.0))
+            return Completed(0)

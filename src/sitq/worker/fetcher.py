@@ -5,6 +5,7 @@ Waits for a ring, for the next due time that the storage told, or for the poll i
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -57,11 +58,11 @@ class Fetcher:
         self._left = config.max_tasks
         self._signal: Signal | None = None
         self._full = False
-        self._stopping = False
+        self._stopping = asyncio.Event()
 
     def stop(self) -> None:
         """Take nothing more. `run` returns soon; what it reserved by then is handed over."""
-        self._stopping = True
+        self._stopping.set()
         self._wake()
 
     def slot_freed(self) -> None:
@@ -75,18 +76,19 @@ class Fetcher:
 
     async def run(self) -> None:
         """Fetch until `stop`. Must not be cancelled: a reservation whose answer nobody hears is held for a lease."""
-        while not self._stopping:
+        while not self._stopping.is_set():
             try:
                 await self._listen_and_fetch()
             except BackendError as error:
                 self._emit(StorageFailed(self._config.id, "listen", str(error), _PAUSE_AFTER_ERROR))
-                await asyncio.sleep(_PAUSE_AFTER_ERROR)
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._stopping.wait(), _PAUSE_AFTER_ERROR)
 
     async def _listen_and_fetch(self) -> None:
         topics = [QueueTopic(queue) for queue in self._config.queues or (None,)]
         async with self._backend.listen(topics) as signal:
             self._signal = signal
-            while not self._stopping:
+            while not self._stopping.is_set():
                 pause = await self._fetch()
                 if pause > 0:
                     await signal.wait(pause)
