@@ -64,11 +64,20 @@ async def test_closing_twice_is_closing_once(backend: Backend) -> None:
     await backend.close()
     await backend.close()
 
+    with pytest.raises(BackendConnectionError, match="not open"):
+        await backend.stats()
+
 
 async def test_closing_what_was_never_opened_is_nothing(
     store: Store, tmp_path: Path, clock: FakeClock
 ) -> None:
-    await store.make(tmp_path, clock).close()
+    backend = store.make(tmp_path, clock)
+
+    await backend.close()
+
+    await backend.open()
+    assert (await backend.stats()).queues == ()
+    await backend.close()
 
 
 async def test_close_finishes_what_was_handed_over(store: Store, tmp_path: Path, clock: FakeClock) -> None:

@@ -578,8 +578,9 @@ async def test_who_waits_is_told_of_a_close(backend: Backend) -> None:
     queue = TaskQueue(backend)
     handle = await queue.enqueue(add, 1)
     waiting = asyncio.create_task(queue.get_result(handle, timeout=3600))
-    for _ in range(100):
-        await asyncio.sleep(0.001)
+    async with asyncio.timeout(PATIENCE):
+        while not backend._bells._tasks:  # type: ignore[attr-defined]
+            await asyncio.sleep(0)
     await queue.close()
     async with asyncio.timeout(PATIENCE):
         with pytest.raises(SitqError):

@@ -227,6 +227,8 @@ async def test_stop_before_run_is_not_lost(queue: TaskQueue) -> None:
     await worker.stop()
     async with asyncio.timeout(PATIENCE):
         await task
+    with pytest.raises(WorkerStoppedError):
+        await worker.run()
 
 
 async def test_stop_twice_and_from_two_places(queue: TaskQueue) -> None:
@@ -472,6 +474,8 @@ async def test_a_storage_that_does_not_answer_cannot_hold_up_the_end(
         async with asyncio.timeout(PATIENCE):
             await worker.stop()
             await task
+        assert worker.running == 0
+        assert spy.calls["reserve"] == 1
         stuck.open()
 
 
