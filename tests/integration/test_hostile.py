@@ -13,20 +13,22 @@ import sys
 import time
 import warnings
 from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sitq import Status, TaskQueue, Worker
+from sitq import Status, TaskQueue, Worker, call
 from sitq.backends.base import Backend
+from sitq.backends.memory import MemoryBackend
 from sitq.backends.sqlite import SQLiteBackend
 from sitq.errors import PayloadTooLargeError
-from sitq.events import BackgroundTasksLeft, TaskStuck
+from sitq.events import BackgroundTasksLeft, TaskStuck, TaskSucceeded
 from sitq.model import NewTask
 from sitq.worker import services
-from tests.integration.support import drain, end_group, recorded, run_python, start_python
-from tests.support import PATIENCE
+from tests.integration.support import Gate, Spied, drain, end_group, recorded, run_python, start_python
+from tests.support import PATIENCE, FakeClock
 
 
 @pytest.fixture
@@ -682,6 +684,42 @@ def kill_my_worker(journal: str) -> None:
 
 async def kill_my_worker_async(journal: str) -> None:
     kill_my_worker(journal)
+
+
+began: list[str] = []
+
+
+async def suspect(name: str) -> None:
+    began.append(name)
+
+
+async def test_a_suspect_does_not_start_before_the_others_are_given_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Seen on a slow disk: it started after a second, and those that were on their way back died with it.
+    clock, gate = FakeClock(), Gate()
+    storage: Any = Spied(MemoryBackend(clock=clock))
+    storage.before["complete"] = lambda *_: gate.pass_through()
+    began.clear()
+
+    async with TaskQueue(storage) as queue:
+        pair = [call(suspect, name) for name in ("first", "second")]
+        await queue.options(max_crashes=2).enqueue_many(pair)
+        await storage.inner.reserve("a worker that dies", None, 2, timedelta(seconds=1))
+        clock.advance(2)
+        worker = Worker(queue, concurrency=2)
+        events = recorded(worker)
+        async with worker:
+            await gate.wait_reached()
+            loop = asyncio.get_running_loop()
+            real_time = loop.time
+            monkeypatch.setattr(loop, "time", lambda: real_time() + 3600)
+            for _ in range(20):
+                await asyncio.sleep(0)
+            assert began == []
+            gate.open()
+            await events.wait_for(TaskSucceeded)
+            assert began == ["first"]
 
 
 async def test_those_who_are_taken_together_with_a_poison_pill_are_not_given_up(tmp_path: Path) -> None:

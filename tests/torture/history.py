@@ -1,9 +1,14 @@
-"""The journals of a torture run: lines in files that are only appended to, one write a line."""
+"""The journals of a torture run: lines in files that are only appended to.
+
+A process that is killed inside a write may leave a torn line (seen on a busy machine: one that crosses a page is cut
+there). So each write begins on a line of its own, and what a torn line would have said counts as not having been said.
+"""
 
 import asyncio
 import json
 import os
 import sqlite3
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -19,7 +24,7 @@ KINDS = {kind.__name__: kind for kind in (Reserved, Ran, Reported, Seen)}
 
 
 class Journal:
-    """Appends entries. A process that is killed leaves whole lines, since each is one write."""
+    """Appends entries, those of one call in one write."""
 
     def __init__(self, path: str, *, synced: bool = False) -> None:
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -28,7 +33,7 @@ class Journal:
     def write(self, *entries: tuple[Any, ...]) -> None:
         lines = "".join(json.dumps([type(entry).__name__, *entry]) + "\n" for entry in entries)
         if lines:
-            os.write(self._fd, lines.encode())
+            os.write(self._fd, f"\n{lines}".encode())
         if self._synced:
             os.fsync(self._fd)
 
@@ -65,8 +70,7 @@ def collect(database: Path, folder: Path) -> History:
     """Read the journals and the database."""
     history = History()
     entries: dict[str, list[Any]] = {"Acknowledged": [], **{name: [] for name in KINDS}}
-    for line in (folder / "journal").read_text().splitlines():
-        name, *values = json.loads(line)
+    for name, *values in whole_lines((folder / "journal").read_text()):
         entries[name].append(values)
     history.acknowledged = {task_id for [task_id] in entries["Acknowledged"]}
     history.reserved = [Reserved(*values) for values in entries["Reserved"]]
@@ -89,6 +93,16 @@ def collect(database: Path, folder: Path) -> History:
         for record in asyncio.run(_everything(database))
     ]
     return history
+
+
+def whole_lines(text: str) -> Iterator[list[Any]]:
+    """The entries of a journal, without those that were cut off."""
+    for line in text.split("\n"):
+        if line.endswith("]"):
+            yield json.loads(line)
+        # A cut is the end of what a process wrote, so it never hides behind a whole line.
+        elif line:
+            assert line.startswith("["), f"not a journal's line: {line!r}"
 
 
 async def _everything(database: Path) -> list[TaskRecord]:

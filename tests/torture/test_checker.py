@@ -1,11 +1,14 @@
 """The judge has to be judged: each broken promise, one at a time, must be noticed."""
 
+import os
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.torture.checker import Final, History, Ran, Reported, Reserved, Seen, check
+from tests.torture.history import Journal, whole_lines
 
 
 def good() -> History:
@@ -108,3 +111,27 @@ def test_a_damaged_file_is_noticed() -> None:
     assert check(replace(good(), integrity="row 3 missing from index")) == [
         "integrity_check says row 3 missing from index"
     ]
+
+
+# -- The journal -----------------------------------------------------------------------------------
+
+
+def test_a_line_that_was_cut_off_hides_nothing_of_what_others_wrote(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    entry = Ran("a", 1, "a1")
+    journal = Journal(str(path))
+    journal.write(entry, entry)
+    whole = path.read_bytes()
+    for length in range(1, len(whole) + 1):
+        path.write_bytes(whole[:length])
+        journal.write(Ran("b", 1, "b1"))
+        *mine, theirs = whole_lines(path.read_text())
+        assert theirs == ["Ran", "b", 1, "b1"]
+        assert mine == [["Ran", "a", 1, "a1"]] * len(mine)
+        assert len(mine) == whole[:length].count(b"]")
+    os.close(journal._fd)
+
+
+def test_a_line_that_is_not_a_journals_is_not_passed_over() -> None:
+    with pytest.raises(AssertionError, match="Traceback"):
+        list(whole_lines("Traceback (most recent call last):\n"))

@@ -195,6 +195,36 @@ async def test_flush_does_not_wait_longer_than_it_was_told(storage: Storage) -> 
     assert storage.stored == everything
 
 
+async def test_what_is_put_later_is_not_waited_for(storage: Storage) -> None:
+    # A busy worker never has stored them all: whoever waits for its own outcomes must not wait for those of others.
+    storage.gate = Gate()
+    made = completer(storage)
+    put(made, outcomes(1, 1))
+    await storage.gate.wait_reached()
+    waiting = asyncio.ensure_future(made.settled())
+    await asyncio.sleep(0)
+    put(made, outcomes(2, 2))
+    second, first = Gate(), storage.gate
+    storage.gate = second
+    first.open()
+    await second.wait_reached()
+    assert await waiting
+    assert [each.held.id for each in storage.stored] == ["t1"]
+    second.open()
+    assert await made.flush(PATIENCE)
+
+
+async def test_whoever_waits_is_told_of_the_close(storage: Storage) -> None:
+    storage.gate = Gate()
+    made = completer(storage)
+    put(made, outcomes(1, 1))
+    await storage.gate.wait_reached()
+    waiting = asyncio.ensure_future(made.settled())
+    await asyncio.sleep(0)
+    await made.close()
+    assert not await waiting
+
+
 async def test_close_stops_trying(storage: Storage) -> None:
     storage.gate = Gate()
     made = completer(storage)

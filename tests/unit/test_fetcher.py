@@ -247,6 +247,19 @@ async def test_what_came_due_meanwhile_is_looked_for_at_once() -> None:
         assert len(storage.limits) == 2
 
 
+async def test_a_storage_with_a_clock_behind_ours_is_not_asked_without_a_pause() -> None:
+    made = Fetching(storage := Storage())
+    storage.next_due_at = made.clock.now() - timedelta(seconds=1)
+    async with made.running() as bell:
+        for count in range(1, 16):
+            await bell.waited(count)
+            bell.ring()
+        await bell.waited(16)
+        assert bell.waits[:3] == [0.001, 0.002, 0.004]
+        assert bell.waits[15] == 5
+        assert len(storage.limits) == 17
+
+
 async def test_a_ring_makes_it_look_again() -> None:
     made = Fetching(storage := Storage())
     async with made.running() as bell:

@@ -28,6 +28,8 @@ class Completer:
         self._backend = backend
         self._emit = emit
         self._waiting: list[Outcome] = []
+        self._stored = 0
+        self._progress = asyncio.Event()
         self._writing: asyncio.Task[None] | None = None
 
     def put(self, outcome: Outcome) -> None:
@@ -43,11 +45,20 @@ class Completer:
         """True when so much waits that no new work should be taken."""
         return len(self._waiting) >= HIGH_WATER
 
+    async def settled(self) -> bool:
+        """Wait until what was put by now is stored, whatever follows it. False if the writing ended without that."""
+        target = self._stored + len(self._waiting)
+        while self._stored < target and self._writing is not None:
+            await self._progress.wait()
+        return self._stored >= target
+
     async def flush(self, timeout: float) -> bool:
-        """Wait until everything is written, for `timeout` seconds at most. True if everything is."""
-        if self._writing is not None:
-            await asyncio.wait([self._writing], timeout=timeout)
-        return self._writing is None and not self._waiting
+        """`settled`, for `timeout` seconds at most."""
+        try:
+            async with asyncio.timeout(timeout):
+                return await self.settled()
+        except TimeoutError:
+            return False
 
     async def close(self) -> None:
         """Stop trying. What is not written is found again when its lease runs out."""
@@ -55,6 +66,7 @@ class Completer:
             self._writing.cancel()
             await asyncio.wait([self._writing])
             self._writing = None  # one that was cancelled before its first step could not do it
+            self._tell()
 
     async def _write_all(self) -> None:
         pause = _FIRST_PAUSE
@@ -69,9 +81,16 @@ class Completer:
                     pause = min(pause * 2, _LONGEST_PAUSE)
                 else:
                     del self._waiting[: len(batch)]
+                    self._stored += len(batch)
+                    self._tell()
                     pause = _FIRST_PAUSE
         finally:
             self._writing = None
+            self._tell()
+
+    def _tell(self) -> None:
+        self._progress.set()
+        self._progress = asyncio.Event()
 
     async def _write(self, batch: list[Outcome]) -> None:
         try:

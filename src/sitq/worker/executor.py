@@ -69,7 +69,7 @@ class Executor:
         worker: Name of the worker, for events.
         run_call: Runs a decoded call; chooses the runner.
         report: Where outcomes go. Called once for each reserved task, unless its lease was lost.
-        settled: Waits until what was reported is stored.
+        settled: Waits until what was reported by now is stored.
         interrupted: Whether somebody cancels everything on this loop, as `asyncio.run` does at its end.
         slots: Where the slot of a run is given back when it has ended.
     """
@@ -212,6 +212,7 @@ class Executor:
             if run.stop is not None:
                 raise asyncio.CancelledError
             if on_last_chance(reserved):
+                # Without a bound: if the worker dies before the others are given back, they are lost with this one.
                 await self._settled()
             value = await self._run_call(run.call)
         except BaseException as error:

@@ -19,6 +19,7 @@ from sitq.worker.slots import Slots
 
 _LARGEST_RESERVE: Final = 500
 _PAUSE_AFTER_ERROR: Final = 1.0
+_SHORTEST_PAUSE: Final = 0.001
 
 
 class Fetcher:
@@ -58,6 +59,7 @@ class Fetcher:
         self._left = config.max_tasks
         self._signal: Signal | None = None
         self._full = False
+        self._overdue_pause = 0.0
         self._stopping = asyncio.Event()
 
     def stop(self) -> None:
@@ -126,7 +128,12 @@ class Fetcher:
         return limit if self._left is None else min(limit, self._left)
 
     def _pause(self, next_due_at: datetime | None) -> float:
-        if next_due_at is None:
-            return self._config.poll_interval
-        until_due = (next_due_at - self._clock.now()).total_seconds()
-        return min(max(until_due, 0.0), self._config.poll_interval)
+        until_due = None if next_due_at is None else (next_due_at - self._clock.now()).total_seconds()
+        if until_due is not None and until_due <= 0:
+            # Just become due, or the storage's clock is behind ours: that must not become a busy loop.
+            pause = self._overdue_pause
+            self._overdue_pause = max(pause * 2, _SHORTEST_PAUSE)
+        else:
+            pause = self._config.poll_interval if until_due is None else until_due
+            self._overdue_pause = 0.0
+        return min(pause, self._config.poll_interval)

@@ -23,9 +23,6 @@ from sitq.worker.slots import Slots
 _CANCEL_TIMEOUT: Final = 5.0
 """How long a cancelled task may take to clean up before it is given back without it."""
 
-_SETTLE_TIMEOUT: Final = 1.0
-"""How long a task that may kill the worker waits for outcomes to be stored. A busy worker never has stored them all."""
-
 _FLUSH_TIMEOUT: Final = 10.0
 """How long the last outcomes may take to reach the storage."""
 
@@ -49,7 +46,7 @@ class Services:
             config.id,
             run_call=self._run_call,
             report=self._completer.put,
-            settled=lambda: self._completer.flush(_SETTLE_TIMEOUT),
+            settled=self._completer.settled,
             interrupted=self._interrupted,
             slots=self._slots,
             max_payload=max_payload,
