@@ -74,6 +74,20 @@ class QueueClosedError(QueueError):
     """The queue was closed. Open it again with `async with queue` or `await queue.open()`."""
 
 
+class QueueFullError(QueueError):
+    """The queue has as many pending tasks as `max_pending` allows. Nothing was stored; try again later."""
+
+    def __init__(self, queue: str, limit: int) -> None:
+        super().__init__(
+            f"queue {queue!r} is full: max_pending allows {limit:,} pending tasks. Nothing was stored; try again later"
+        )
+        self.queue = queue
+        self.limit = limit
+
+    def __reduce__(self) -> tuple[type, tuple[str, int]]:
+        return type(self), (self.queue, self.limit)
+
+
 class QueueEmptyError(QueueError):
     """There was nothing to take: `process_task` found the task running elsewhere, waiting or not yet due."""
 

@@ -11,6 +11,7 @@ schedule, a lease and a heartbeat are all writes to it, so nothing has to move t
     running -> pending      retried, or released by a worker that stops
     running -> success | failed | cancelled
     waiting | pending -> cancelled
+    failed | cancelled -> pending   requeued: a new run
 """
 
 from collections.abc import Collection, Mapping
@@ -50,6 +51,45 @@ FINISHED: Final = frozenset({Status.SUCCESS, Status.FAILED, Status.CANCELLED})
 # -- Into the storage ------------------------------------------------------------------------------
 
 
+class Until(StrEnum):
+    """How long a task holds its unique key."""
+
+    START = "start"
+    END = "end"
+
+
+class Unique(NamedTuple):
+    """At most one task holds a key at any moment; who comes second gets the id of the holder.
+
+    Attributes:
+        key: Shared by all queues of a store.
+        until: The holder lets go of it at its first start, at its end, or at an instant, whatever became of it by then.
+        replace: A holder that has not been reserved yet takes over the payload and the `due_at` of who comes second.
+    """
+
+    key: str
+    until: Until | datetime = Until.END
+    replace: bool = False
+
+
+class Concurrency(NamedTuple):
+    """At most `limit` tasks with this key run at once, over all workers of a store. Each task brings its own limit."""
+
+    key: str
+    limit: int
+
+
+class Rate(NamedTuple):
+    """At most `count` tasks with this key start within any span of `period`, over all workers of a store.
+
+    So a task may start when the `count`th last start of its key is at least `period` ago.
+    """
+
+    key: str
+    count: int
+    period: timedelta
+
+
 class NewTask(NamedTuple):
     """A task to store.
 
@@ -62,6 +102,8 @@ class NewTask(NamedTuple):
         max_crashes: How many times a worker may die over it before it is given up.
         result_ttl: How long it is kept after it finished; None keeps it until it is removed by hand.
         metadata: A JSON object for people and filters; never interpreted.
+        unique: The key that it takes, if it is free.
+        concurrency, rate: What bounds its start; the storage reserves it when both allow.
     """
 
     id: TaskId
@@ -73,10 +115,16 @@ class NewTask(NamedTuple):
     max_crashes: int = DEFAULT_MAX_CRASHES
     result_ttl: timedelta | None = DEFAULT_RESULT_TTL
     metadata: Mapping[str, Any] | None = None
+    unique: Unique | None = None
+    concurrency: Concurrency | None = None
+    rate: Rate | None = None
 
 
 class Enqueued(NamedTuple):
-    """The answer for one `NewTask`. `created` is False if a task with this id was there already; nothing changed."""
+    """The answer for one `NewTask`.
+
+    `created` is False if a task with this id was there already, or if `id` is another task that holds the unique key.
+    """
 
     id: TaskId
     created: bool
@@ -163,10 +211,11 @@ class Cancelled(NamedTuple):
 
 
 class Released(NamedTuple):
-    """The worker gives the task back unharmed: the attempt is not counted. Due at `at`, or at once."""
+    """The worker gives the task back: the attempt is not counted. Due at `at`, or at once; `error` may say why."""
 
     held: Held
     at: datetime | None = None
+    error: bytes | None = None
 
 
 type Outcome = Succeeded | Failed | Retried | Cancelled | Released
@@ -190,6 +239,51 @@ class Completed(NamedTuple):
 
     accepted: int
     stale: tuple[Held, ...] = ()
+
+
+# -- What a task says while it runs, and what happened to it ---------------------------------------
+
+
+class NoteKind(StrEnum):
+    """What a note is about."""
+
+    PROGRESS = "progress"
+    LOG = "log"
+    VALUE = "value"
+    ATTEMPT = "attempt"
+    REQUEUED = "requeued"
+
+
+NOTES_KEPT: Final[Mapping[NoteKind, int]] = {
+    NoteKind.PROGRESS: 1,
+    NoteKind.LOG: 1_000,
+    NoteKind.VALUE: 1_000,
+    NoteKind.ATTEMPT: 20,
+    NoteKind.REQUEUED: 20,
+}
+"""How many notes of a kind a task keeps: the newest ones."""
+
+
+class NewNote(NamedTuple):
+    """Something to write down about a running task, by who holds it. `data` is opaque to the storage."""
+
+    held: Held
+    kind: NoteKind
+    data: bytes
+
+
+class Note(NamedTuple):
+    """A note as stored. `position` grows within a store and is never used twice: the cursor of a reader.
+
+    An `ATTEMPT` note is written by the storage with each `Retried` outcome and holds its error; a `REQUEUED` note is
+    written by `requeue` and holds the error of the run before, if it had one.
+    """
+
+    position: int
+    kind: NoteKind
+    attempt: int
+    at: datetime
+    data: bytes
 
 
 # -- Out to a reader -------------------------------------------------------------------------------
@@ -222,6 +316,9 @@ class TaskRecord:
     finished_at: datetime | None
     cancel_requested: bool = False
     metadata: Mapping[str, Any] | None = None
+    unique: Unique | None = None
+    concurrency: Concurrency | None = None
+    rate: Rate | None = None
     payload: bytes | None = field(default=None, repr=False)
     result: bytes | None = field(default=None, repr=False)
     error: bytes | None = field(default=None, repr=False)
@@ -251,11 +348,15 @@ class TaskQuery:
 
 @dataclass(frozen=True, slots=True)
 class QueueStats:
-    """One queue: how many tasks in each state, and the `due_at` of the pending task that has been due longest."""
+    """One queue: how many tasks in each state, and the `due_at` of the pending task that has been due longest.
+
+    A queue that is paused is there even when it has no tasks.
+    """
 
     queue: str
     counts: Mapping[Status, int]
     oldest_due_at: datetime | None = None
+    paused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,6 +372,37 @@ class Stats:
         return {status: sum(queue.counts.get(status, 0) for queue in self.queues) for status in Status}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerInfo:
+    """What a worker says about itself with each heartbeat.
+
+    Attributes:
+        queues: Which it takes from; None means all.
+        running: The ids of the tasks that it runs now.
+        cpu: Share of one core that its process used since the heartbeat before; None without `psutil`.
+        memory: Resident bytes of its process; None without `psutil`.
+    """
+
+    host: str
+    pid: int
+    started_at: datetime
+    concurrency: int
+    queues: tuple[str, ...] | None = None
+    running: tuple[TaskId, ...] = ()
+    cpu: float | None = None
+    memory: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerRecord:
+    """A worker as the storage knows it. It is given up for dead when `alive_until` has passed."""
+
+    id: str
+    info: WorkerInfo
+    seen_at: datetime
+    alive_until: datetime
+
+
 # -- Wake-ups --------------------------------------------------------------------------------------
 
 
@@ -281,9 +413,13 @@ class QueueTopic(NamedTuple):
 
 
 class TaskTopic(NamedTuple):
-    """This task may have finished."""
+    """This task may have finished, or has a new note."""
 
     id: TaskId
 
 
-type Topic = QueueTopic | TaskTopic
+class CancelTopic(NamedTuple):
+    """Some running task was asked to cancel."""
+
+
+type Topic = QueueTopic | TaskTopic | CancelTopic

@@ -8,18 +8,21 @@ timed out is computed above it. To write a new one: implement `Backend`, run the
 import asyncio
 import threading
 from abc import abstractmethod
-from collections.abc import AsyncGenerator, Collection, Iterable, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import timedelta
 from typing import Protocol
 
 from sitq.model import (
+    CancelTopic,
     Completed,
     Enqueued,
     Failed,
     Heartbeat,
     Held,
+    NewNote,
     NewTask,
+    Note,
     Outcome,
     QueueTopic,
     Reserved,
@@ -31,6 +34,8 @@ from sitq.model import (
     TaskRecord,
     TaskTopic,
     Topic,
+    WorkerInfo,
+    WorkerRecord,
 )
 
 
@@ -79,6 +84,7 @@ class Bells:
         self._lock = threading.Lock()
         self._queues: dict[str | None, set[Signal]] = {}
         self._tasks: dict[TaskId, set[Signal]] = {}
+        self._cancels: dict[None, set[Signal]] = {}
 
     @asynccontextmanager
     async def listen(self, topics: Collection[Topic]) -> AsyncGenerator[Signal]:
@@ -99,6 +105,8 @@ class Bells:
                 return self._queues.setdefault(queue, set())
             case TaskTopic(task_id):
                 return self._tasks.setdefault(task_id, set())
+            case CancelTopic():
+                return self._cancels.setdefault(None, set())
 
     def _remove(self, topic: Topic, signal: Signal) -> None:
         place = self._place(topic)
@@ -117,14 +125,19 @@ class Bells:
             self._ring(self._queues, [None, *queues])
 
     def ring_tasks(self, task_ids: Iterable[TaskId]) -> None:
-        """These tasks finished."""
+        """These tasks finished or have new notes."""
         if self._tasks:
             self._ring(self._tasks, task_ids)
+
+    def ring_cancels(self) -> None:
+        """Some running task was asked to cancel."""
+        self._ring(self._cancels, [None])
 
     def ring_all(self) -> None:
         """Wake every listener, for a close or when it is not known what changed."""
         self._ring(self._queues, list(self._queues))
         self._ring(self._tasks, list(self._tasks))
+        self.ring_cancels()
 
     def _ring[K](self, places: dict[K, set[Signal]], keys: Iterable[K]) -> None:
         with self._lock:
@@ -151,8 +164,16 @@ class Backend(Protocol):
         """Wake every listener, finish what was handed over, release connections. Idempotent."""
 
     @abstractmethod
-    async def enqueue(self, tasks: Sequence[NewTask]) -> list[Enqueued]:
+    async def enqueue(
+        self, tasks: Sequence[NewTask], *, max_pending: Mapping[str, int] | None = None
+    ) -> list[Enqueued]:
         """Store all or none, in order. A task whose id is already there is left as it is, `created=False`.
+
+        A task whose unique key is held is not stored: the answer is the id of the holder, `created=False`. If it is to
+        replace, and the holder was never reserved, the holder gets its payload and `due_at`.
+
+        `max_pending` bounds queues by name: one that would have more pending tasks afterwards, and got a new one,
+        raises `QueueFullError`, and nothing is stored.
 
         When this returns the tasks are durable. Rings the queues that received work, after the commit.
         """
@@ -173,17 +194,37 @@ class Backend(Protocol):
         due again when the lease ends, with attempt + 1 and a new fence. One that was already running has lost
         its lease: crashes + 1.
 
-        If fewer than `limit` were found, the answer says when the next task of these queues will be due; what was
-        just taken counts with the end of its lease.
+        Queues that are paused are passed over. So are tasks whose `concurrency` or `rate` does not allow a start now:
+        each start counts at once, so one call never hands out too many; a running task whose lease ran out is not a
+        start. Tasks that are held up cost later calls nothing and hold up nobody else. What ends a run lets
+        the next of its key in; those of a rate come when it is their time.
+
+        If fewer than `limit` were found, the answer says when the next task of these queues will be due, or allowed by
+        its rate; what was just taken counts with the end of its lease.
         """
 
     @abstractmethod
-    async def heartbeat(self, worker: str, held: Sequence[Held], lease: timedelta) -> Heartbeat:
-        """Renew what is still held, from now on for `lease`. Tells what is lost and what was asked to cancel."""
+    async def heartbeat(
+        self,
+        worker: str,
+        held: Sequence[Held],
+        lease: timedelta,
+        *,
+        notes: Sequence[NewNote] = (),
+        info: WorkerInfo | None = None,
+    ) -> Heartbeat:
+        """Renew what is still held, from now on for `lease`. Tells what is lost and what was asked to cancel.
+
+        `notes` are stored in order if their fence is current and their task runs, the others are dropped; their tasks
+        are rung after the commit. `info` keeps the worker in the list of `workers`, alive for `lease` from now on; a
+        lease of zero takes it off the list.
+        """
 
     @abstractmethod
-    async def complete(self, outcomes: Sequence[Outcome]) -> Completed:
+    async def complete(self, outcomes: Sequence[Outcome], *, notes: Sequence[NewNote] = ()) -> Completed:
         """Apply each outcome whose fence is current, all in one transaction; report the others as stale and count them.
+
+        `notes` are stored first, as by `heartbeat`. Each `Retried` leaves its error as a note.
 
         Sending an accepted outcome again is accepted again and changes nothing, so a lost reply may be repeated.
         A task that goes back to pending has no worker and no start any more; one that ends keeps them. A success
@@ -197,12 +238,24 @@ class Backend(Protocol):
         """Waiting and pending tasks become cancelled now and never start; running ones are flagged for `heartbeat`.
 
         Finished ones stay as they are. Answers with the status after the call; unknown ids are left out. Rings the
-        tasks that ended, after the commit.
+        tasks that ended, and `CancelTopic` if one runs, after the commit.
+        """
+
+    @abstractmethod
+    async def requeue(self, ids: Collection[TaskId]) -> list[TaskId]:
+        """Give failed and cancelled tasks a new run: pending, due now, no attempts, no crashes, no start and no end.
+
+        Leaves a note with the error so far. A task in another state, and one whose unique key was taken by another
+        meanwhile, stays as it is. Answers with those that were requeued. Rings their queues, after the commit.
         """
 
     @abstractmethod
     async def find(self, query: TaskQuery) -> list[TaskRecord]:
         """The matching tasks, newest first (by `seq`), at most `query.limit`."""
+
+    @abstractmethod
+    async def notes(self, task_id: TaskId, *, after: int = 0, limit: int = 1_000) -> list[Note]:
+        """The notes of a task with a position beyond `after`, oldest first. Each task keeps `NOTES_KEPT` of a kind."""
 
     @abstractmethod
     def listen(self, topics: Collection[Topic]) -> AbstractAsyncContextManager[Signal]:
@@ -212,12 +265,32 @@ class Backend(Protocol):
         """
 
     @abstractmethod
-    async def prune(self, limit: int) -> int:
-        """Delete up to `limit` finished tasks whose `result_ttl` has passed since they finished. Tells how many."""
+    async def prune(self, limit: int, *, ids: Collection[TaskId] | None = None) -> int:
+        """Delete up to `limit` finished tasks whose `result_ttl` has passed since they finished. Tells how many.
+
+        With `ids` these finished tasks are deleted, whatever their `result_ttl`. A task that holds a unique key until
+        an instant stays until then. Also forgets workers that have been dead for a day.
+        """
+
+    @abstractmethod
+    async def set_paused(self, queue: str, paused: bool) -> None:
+        """From now on `reserve` passes over this queue, or takes from it again. Rings a queue that goes on."""
 
     @abstractmethod
     async def stats(self) -> Stats:
         """Counts per queue and state."""
+
+    @abstractmethod
+    async def workers(self) -> list[WorkerRecord]:
+        """The workers that were alive within the last day, longest known first."""
+
+    @abstractmethod
+    async def save(self, documents: Mapping[str, bytes | None]) -> None:
+        """Store documents under their names, all or none; None removes. For schedules and the like: few and small."""
+
+    @abstractmethod
+    async def load(self, prefix: str) -> dict[str, bytes]:
+        """The documents whose name starts with `prefix`, by name, sorted."""
 
     # -- For people who drive a backend by hand ---------------------------------------------------
 
