@@ -3,7 +3,7 @@
 import os
 import secrets
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,6 +16,7 @@ DEFAULT_SHUTDOWN_TIMEOUT: Final = 30.0
 DEFAULT_POLL_INTERVAL: Final = 1.0
 MAX_CONCURRENCY: Final = 10_000
 MIN_LEASE: Final = 0.1
+MAX_WEIGHT: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,8 @@ class WorkerConfig:
     Attributes:
         id: Its name in the storage and in logs.
         queues: What it takes from; None means every queue.
+        weights: The share of each queue in the slots that become free; None if they have none.
+        strict: Take from a queue only what those named before it leave free.
         concurrency: How many tasks it runs at once, and the most it ever reserves.
         lease: How long a reservation lasts without a sign of life. Renewed every third of it.
         poll_interval: How often to look for work when nothing rings.
@@ -34,6 +37,8 @@ class WorkerConfig:
 
     id: str
     queues: tuple[str, ...] | None
+    weights: tuple[int, ...] | None
+    strict: bool
     concurrency: int
     lease: float
     poll_interval: float
@@ -44,7 +49,8 @@ class WorkerConfig:
 def worker_config(
     *,
     id: str | None,
-    queues: Sequence[str] | None,
+    queues: Sequence[str] | Mapping[str, int] | None,
+    strict: bool,
     concurrency: int,
     lease: Duration,
     poll_interval: Duration,
@@ -59,6 +65,8 @@ def worker_config(
     return WorkerConfig(
         id=f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}" if id is None else label(id, "id"),
         queues=_queues(queues),
+        weights=_weights(queues),
+        strict=_strict(strict, queues),
         concurrency=_count(concurrency, "concurrency", MAX_CONCURRENCY),
         lease=seconds(lease, "lease", minimum=MIN_LEASE),
         poll_interval=seconds(poll_interval, "poll_interval", minimum=0.001),
@@ -67,15 +75,33 @@ def worker_config(
     )
 
 
-def _queues(queues: Sequence[str] | None) -> tuple[str, ...] | None:
+def _queues(queues: Sequence[str] | Mapping[str, int] | None) -> tuple[str, ...] | None:
     if queues is None:
         return None
     if isinstance(queues, str):
         raise ValidationError(f"queues is a str: give a list of names, queues=[{queues!r}]")
-    names = tuple(label(queue, "queues") for queue in queues)
+    names = tuple(dict.fromkeys(label(queue, "queues") for queue in queues))
     if not names:
         raise ValidationError("queues is empty: name at least one queue, or leave it out to take from all")
     return names
+
+
+def _weights(queues: object) -> tuple[int, ...] | None:
+    if not isinstance(queues, Mapping):
+        return None
+    return tuple(
+        _count(weight, f"the weight of queue {queue!r}", MAX_WEIGHT) for queue, weight in queues.items()
+    )
+
+
+def _strict(strict: bool, queues: object) -> bool:
+    if not isinstance(strict, bool):
+        raise ValidationError(f"strict is {strict!r}: give True or False")
+    if strict and (queues is None or isinstance(queues, Mapping)):
+        raise ValidationError(
+            "strict needs an order: give queues as a list of names, the most important first"
+        )
+    return strict
 
 
 def _count(value: int, field: str, maximum: int) -> int:

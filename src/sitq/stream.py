@@ -1,0 +1,168 @@
+"""The life of one task as a stream of events, read by anybody who can read the store.
+
+Changes of state are seen in the task's record, the rest in its notes. A cursor says what a reader has had: the position
+of the last note, and the reservation and state of the last record.
+"""
+
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from datetime import datetime
+from typing import Final, NamedTuple
+
+from sitq.backends.base import Backend
+from sitq.errors import ValidationError
+from sitq.events import (
+    Event,
+    TaskCancelled,
+    TaskEnqueued,
+    TaskFailed,
+    TaskLogged,
+    TaskProgressed,
+    TaskPublished,
+    TaskRequeued,
+    TaskRetried,
+    TaskStarted,
+    TaskSucceeded,
+)
+from sitq.failure import decode_error
+from sitq.model import Note, NoteKind, Status, TaskId, TaskRecord, TaskTopic
+from sitq.progress import decode_line, decode_progress
+from sitq.serialization import decode_value
+
+_PAGE: Final = 500
+_POLL_INTERVAL: Final = 1.0
+
+
+class Streamed(NamedTuple):
+    """One entry of the stream of a task.
+
+    Attributes:
+        cursor: Give it to `events(after=...)` to go on behind this entry, in any process.
+        at: When it happened, by the clock of the store's process.
+        event: What happened.
+    """
+
+    cursor: str
+    at: datetime
+    event: Event
+
+
+class _Place(NamedTuple):
+    """Where a reader is: behind this note, and having seen this state of this reservation."""
+
+    position: int
+    fence: int
+    status: str
+
+    def __str__(self) -> str:
+        return f"{self.position}.{self.fence}.{self.status}"
+
+
+_START: Final = _Place(0, 0, "")
+
+
+async def stream(
+    backend: Backend, read: Callable[[], Awaitable[TaskRecord]], task_id: TaskId, after: str | None
+) -> AsyncGenerator[Streamed]:
+    """Yield what happens to a task until it has finished.
+
+    Args:
+        read: Reads its record with bytes; raises if there is none.
+        after: The cursor of the last entry that the reader had; None for all there is.
+
+    Raises:
+        ValidationError: `after` is no cursor.
+    """
+    place = _START if after is None else _parse(after)
+    async with backend.listen([TaskTopic(task_id)]) as signal:
+        while True:
+            # The record first: when it says finished, every note of it is there.
+            record = await read()
+            more = True
+            while more:
+                notes = await backend.notes(task_id, after=place.position, limit=_PAGE)
+                more = len(notes) == _PAGE
+                for entry in _entries(record, notes, place, last=not more):
+                    place = _parse(entry.cursor)
+                    yield entry
+            if record.status.finished:
+                return
+            await signal.wait(_POLL_INTERVAL)
+
+
+def _entries(record: TaskRecord, notes: list[Note], place: _Place, *, last: bool) -> list[Streamed]:
+    """What is new: the notes, and changes of state among them by their time."""
+    about = (record.id, record.name, record.queue)
+    found: list[tuple[datetime, _Place, Event]] = [
+        (note.at, place._replace(position=note.position), _said(about, note)) for note in notes
+    ]
+    if record.started_at is not None and record.fence != place.fence:
+        # Among the notes by its time. They themselves keep their order, or a cursor would not cover what comes before it.
+        begun = TaskStarted(*about, record.attempt, record.worker or "")
+        index = next((i for i, each in enumerate(found) if each[0] >= record.started_at), len(found))
+        reached = place._replace(fence=record.fence, status=Status.RUNNING)
+        found.insert(index, (record.started_at, reached, begun))
+    if place == _START:
+        stored = (record.enqueued_at, place._replace(status=Status.PENDING), TaskEnqueued(*about))
+        found.insert(0, stored)
+    if last and record.status.finished and record.finished_at is not None:
+        found.append((record.finished_at, place._replace(status=record.status), _end(about, record)))
+    return _with_cursors(found, place)
+
+
+def _with_cursors(found: list[tuple[datetime, _Place, Event]], place: _Place) -> list[Streamed]:
+    """Each entry's cursor covers all before it, whatever order they came in."""
+    entries: list[Streamed] = []
+    for at, reached, event in found:
+        place = _Place(
+            max(place.position, reached.position),
+            max(place.fence, reached.fence),
+            reached.status or place.status,
+        )
+        entries.append(Streamed(str(place), at, event))
+    return entries
+
+
+def _said(about: tuple[TaskId, str, str], note: Note) -> Event:
+    match note.kind:
+        case NoteKind.PROGRESS:
+            progress = decode_progress(note.data)
+            return TaskProgressed(*about, note.attempt, progress.percent, progress.note)
+        case NoteKind.LOG:
+            return TaskLogged(*about, note.attempt, decode_line(note.data))
+        case NoteKind.VALUE:
+            return TaskPublished(*about, note.attempt, decode_value(note.data))
+        case NoteKind.ATTEMPT:
+            error = decode_error(note.data)
+            return TaskRetried(*about, note.attempt, None, None, error.type, error.message)
+        case NoteKind.REQUEUED:
+            return TaskRequeued(*about)
+
+
+def _end(about: tuple[TaskId, str, str], record: TaskRecord) -> Event:
+    begin = record.started_at or record.finished_at
+    duration = (
+        (record.finished_at - begin).total_seconds()
+        if begin is not None and record.finished_at is not None
+        else 0.0
+    )
+    last = (*about, record.attempt, record.worker or "", duration)
+    match record.status:
+        case Status.SUCCESS:
+            return TaskSucceeded(*last)
+        case Status.FAILED:
+            error = decode_error(record.error or b"")
+            return TaskFailed(*last, error.type, error.message)
+        case _:
+            return TaskCancelled(*last)
+
+
+def _parse(cursor: str) -> _Place:
+    try:
+        position, fence, status = cursor.split(".")
+        if status and status not in Status:
+            raise ValueError("no such state")
+        return _Place(int(position), int(fence), status)
+    except (AttributeError, ValueError):
+        raise ValidationError(
+            "after is no cursor: give the cursor of an entry that events() yielded"
+        ) from None

@@ -1,0 +1,98 @@
+"""What running tasks have to say, on its way to the storage.
+
+A task may say more than anybody can read: what it says is collected and stored a few times a second, of its progress
+the last. What is left when its run ends goes along with the outcome.
+"""
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import Final
+
+from sitq.backends.base import Backend
+from sitq.errors import BackendError
+from sitq.events import Emit, StorageFailed
+from sitq.model import Held, NewNote, NoteKind
+
+FLUSH_INTERVAL: Final = 0.2
+MAX_WAITING: Final = 2_000
+_PAUSE_AFTER_ERROR: Final = 1.0
+
+
+class Outbox:
+    """Collects notes from any thread; `run` stores them. Of one task at most 2,000 wait, the newest ones."""
+
+    def __init__(self, worker: str, backend: Backend, emit: Emit) -> None:
+        self._worker = worker
+        self._backend = backend
+        self._emit = emit
+        self._lock = threading.Lock()
+        self._lines: dict[Held, deque[NewNote]] = {}
+        self._progress: dict[Held, NewNote] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._filled = asyncio.Event()
+        self._rung = False
+
+    def put(self, note: NewNote) -> None:
+        """Take over a note. Returns at once."""
+        with self._lock:
+            self._add(note)
+            ring, self._rung = not self._rung, True
+        if ring and self._loop is not None:
+            try:
+                self._loop.call_soon_threadsafe(self._filled.set)
+            except RuntimeError:  # the worker is gone, and nobody holds the task any more
+                pass
+
+    def take(self, held: Held) -> list[NewNote]:
+        """Return what waits of one reservation: its run has ended."""
+        if held not in self._lines and held not in self._progress:
+            return []
+        with self._lock:
+            return self._pop(held)
+
+    async def run(self) -> None:
+        """Store what waits, `FLUSH_INTERVAL` apart, until cancelled. On a loop that no task can block."""
+        self._loop = asyncio.get_running_loop()
+        if self._lines or self._progress:
+            self._filled.set()
+        while True:
+            await self._filled.wait()
+            self._filled.clear()
+            await asyncio.sleep(FLUSH_INTERVAL if await self.flush() else _PAUSE_AFTER_ERROR)
+
+    async def flush(self) -> bool:
+        """Store what waits. False if the storage failed: it goes on waiting."""
+        with self._lock:
+            self._rung = False
+            notes = [note for held in [*self._lines, *self._progress] for note in self._pop(held)]
+        if not notes:
+            return True
+        try:
+            await self._backend.heartbeat(self._worker, [], timedelta(), notes=notes)
+        except BackendError as error:
+            self._emit(StorageFailed(self._worker, "store notes", str(error), _PAUSE_AFTER_ERROR))
+            self._put_back(notes)
+            return False
+        return True
+
+    def _put_back(self, notes: Iterable[NewNote]) -> None:
+        with self._lock:
+            newer = [note for held in [*self._lines, *self._progress] for note in self._pop(held)]
+            for note in (*notes, *newer):
+                self._add(note)
+            self._rung = True
+        self._filled.set()
+
+    def _add(self, note: NewNote) -> None:
+        if note.kind is NoteKind.PROGRESS:
+            self._progress[note.held] = note
+        else:
+            self._lines.setdefault(note.held, deque(maxlen=MAX_WAITING)).append(note)
+
+    def _pop(self, held: Held) -> list[NewNote]:
+        notes = list(self._lines.pop(held, ()))
+        progress = self._progress.pop(held, None)
+        return notes if progress is None else [*notes, progress]
