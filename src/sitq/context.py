@@ -1,38 +1,30 @@
 """What a running task knows about itself, and its way to speak with its worker."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextvars import Context, ContextVar
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from sitq.errors import TaskError
 from sitq.model import NoteKind, TaskId
 from sitq.progress import encode_line, encode_progress
-
-type Say = Callable[[NoteKind, bytes], None]
-"""Takes what a task has to say. Callable from any thread; returns at once."""
+from sitq.serialization import encode_value
 
 
-class Channel:
-    """Between a run and its worker: the wish that it stops goes in, what it has to say comes out.
+class Channel(Protocol):
+    """Between a run and its worker: the wish that it stops goes in, what it has to say comes out."""
 
-    Written by the worker, but for `noticed`, which the task sets by asking.
-    """
+    noticed: bool
+    max_payload: int
 
-    __slots__ = ("encode_value", "noticed", "say", "stopping")
+    @property
+    def stopping(self) -> bool:
+        """Whether the run is to stop."""
+        ...
 
-    def __init__(self, say: Say, encode_value: Callable[[Any], bytes]) -> None:
-        self.say = say
-        self.encode_value = encode_value
-        self.stopping = False
-        self.noticed = False
-
-
-def _nobody_listens(kind: NoteKind, data: bytes) -> None:
-    """For a task that no worker runs."""
-
-
-_DETACHED = Channel(_nobody_listens, lambda value: b"")
+    def say(self, kind: NoteKind, data: bytes) -> None:
+        """Take what the task has to say. Callable from any thread; returns at once."""
+        ...
 
 
 class CurrentTask(NamedTuple):
@@ -52,7 +44,7 @@ class CurrentTask(NamedTuple):
     crashes: int = 0
     metadata: Mapping[str, Any] = MappingProxyType({})
     context: Mapping[str, Any] = MappingProxyType({})
-    channel: Channel = _DETACHED
+    channel: Channel | None = None
 
     @property
     def cancelled(self) -> bool:
@@ -62,9 +54,10 @@ class CurrentTask(NamedTuple):
         time to time and returns when it is True. A run that has seen True and then returns counts as stopped, and its
         value is not kept.
         """
-        if self.channel.stopping:
-            self.channel.noticed = True
-        return self.channel.stopping
+        if self.channel is None or not self.channel.stopping:
+            return False
+        self.channel.noticed = True
+        return True
 
     def progress(self, percent: float, note: str = "") -> None:
         """Say how far the task has come. Costs little: a few times a second the last one is stored.
@@ -72,7 +65,7 @@ class CurrentTask(NamedTuple):
         Raises:
             ValidationError: `percent` is not a number from 0 to 100, or `note` is not a str.
         """
-        self.channel.say(NoteKind.PROGRESS, encode_progress(percent, note))
+        self._say(NoteKind.PROGRESS, encode_progress(percent, note))
 
     def log(self, text: str) -> None:
         """Add a line to the log of this task, for `TaskHandle.events`. The newest 1,000 are kept, 8 KiB each.
@@ -80,7 +73,7 @@ class CurrentTask(NamedTuple):
         Raises:
             ValidationError: It is not a str.
         """
-        self.channel.say(NoteKind.LOG, encode_line(text))
+        self._say(NoteKind.LOG, encode_line(text))
 
     def publish(self, value: Any) -> None:
         """Hand out a partial result, for `TaskHandle.events`. The newest 1,000 are kept.
@@ -89,7 +82,13 @@ class CurrentTask(NamedTuple):
             TaskSerializationError: It cannot be pickled.
             PayloadTooLargeError: It is larger than the queue's `max_payload`.
         """
-        self.channel.say(NoteKind.VALUE, self.channel.encode_value(value))
+        if self.channel is not None:
+            data = encode_value(value, max_payload=self.channel.max_payload)
+            self.channel.say(NoteKind.VALUE, data)
+
+    def _say(self, kind: NoteKind, data: bytes) -> None:
+        if self.channel is not None:
+            self.channel.say(kind, data)
 
     def __repr__(self) -> str:
         # Without the context: it may hold secrets, and this ends up in logs.

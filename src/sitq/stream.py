@@ -96,7 +96,7 @@ def _entries(record: TaskRecord, notes: list[Note], place: _Place, *, last: bool
         (note.at, place._replace(position=note.position), _said(about, note)) for note in notes
     ]
     if record.started_at is not None and record.fence != place.fence:
-        # Among the notes by its time. They themselves keep their order, or a cursor would not cover what comes before it.
+        # Among the notes by its time. They keep their order, or a cursor would not cover what comes before it.
         begun = TaskStarted(*about, record.attempt, record.worker or "")
         index = next((i for i, each in enumerate(found) if each[0] >= record.started_at), len(found))
         reached = place._replace(fence=record.fence, status=Status.RUNNING)

@@ -5,6 +5,7 @@ large batches and an idle one writes at once, without a timer.
 """
 
 import asyncio
+from collections.abc import Sequence
 from contextvars import Context
 from typing import Final
 
@@ -12,7 +13,7 @@ from sitq.backends.base import Backend
 from sitq.errors import BackendError
 from sitq.events import Emit, OutcomeRefused, StorageFailed
 from sitq.failure import encode_error
-from sitq.model import Completed, Failed, Outcome
+from sitq.model import Completed, Failed, Held, NewNote, Outcome
 
 MAX_BATCH: Final = 500
 HIGH_WATER: Final = 2_000
@@ -28,13 +29,16 @@ class Completer:
         self._backend = backend
         self._emit = emit
         self._waiting: list[Outcome] = []
+        self._notes: dict[Held, Sequence[NewNote]] = {}
         self._stored = 0
         self._progress = asyncio.Event()
         self._writing: asyncio.Task[None] | None = None
 
-    def put(self, outcome: Outcome) -> None:
-        """Take over an outcome. Returns at once."""
+    def put(self, outcome: Outcome, notes: Sequence[NewNote] = ()) -> None:
+        """Take over an outcome, and what its task has said and is not stored yet. Returns at once."""
         self._waiting.append(outcome)
+        if notes:
+            self._notes[outcome.held] = notes
         if self._writing is None:
             # A context of its own: this is called from inside a task's run, whose context must not spread.
             self._writing = asyncio.get_running_loop().create_task(
@@ -81,6 +85,9 @@ class Completer:
                     pause = min(pause * 2, _LONGEST_PAUSE)
                 else:
                     del self._waiting[: len(batch)]
+                    if self._notes:
+                        for outcome in batch:
+                            self._notes.pop(outcome.held, None)
                     self._stored += len(batch)
                     self._tell()
                     pause = _FIRST_PAUSE
@@ -94,7 +101,7 @@ class Completer:
 
     async def _write(self, batch: list[Outcome]) -> None:
         try:
-            completed = await self._backend.complete(batch)
+            completed = await self._backend.complete(batch, notes=self._notes_of(batch))
         except BackendError:
             raise
         except Exception as error:
@@ -106,6 +113,11 @@ class Completer:
             completed = await self._replace(batch[0], error)
         for held in completed.stale:
             self._emit(OutcomeRefused(held.id, held.fence, self._worker))
+
+    def _notes_of(self, batch: list[Outcome]) -> list[NewNote]:
+        if not self._notes:
+            return []
+        return [note for outcome in batch for note in self._notes.get(outcome.held, ())]
 
     async def _replace(self, outcome: Outcome, error: Exception) -> Completed:
         try:

@@ -1,65 +1,49 @@
 """One reserved task becomes one outcome: decode, run, judge.
 
 A straight pipeline over one value, `Run`. Nothing that a task does may hurt the worker or another task:
-whatever it raises is caught here and becomes a `Failed`, and each run has a fresh context of its own.
+whatever it raises is caught here and judged, and each run has a fresh context of its own.
 """
 
 import asyncio
+import os
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from enum import Enum
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from datetime import timedelta
 from typing import Any, Final
 
+from sitq.clock import Clock
 from sitq.context import CurrentTask, bind, running_here
 from sitq.errors import SitqError
 from sitq.events import (
     BackgroundTasksLeft,
-    Emit,
+    Events,
     TaskCancelled,
     TaskFailed,
     TaskLost,
+    TaskParked,
     TaskReleased,
+    TaskRetried,
     TaskStarted,
     TaskStuck,
     TaskSucceeded,
 )
-from sitq.failure import ErrorInfo, decode_error, encode_error
-from sitq.model import Cancelled, Failed, Held, Outcome, Released, ReservedTask, Succeeded, TaskId
-from sitq.serialization import decode_call, encode_value
-from sitq.task import Call
+from sitq.failure import decode_error
+from sitq.model import Cancelled, Failed, Held, NewNote, Outcome, Released, ReservedTask, Retried, Succeeded
+from sitq.rules import DEFAULT_TIMEOUT
+from sitq.serialization import decode_call
+from sitq.task import Call, check_arguments
+from sitq.worker.judge import expire, judge_error, judge_value, on_last_chance, overrun, park, refuse
+from sitq.worker.outbox import Outbox
+from sitq.worker.run import Run, Stop
+from sitq.worker.runners import end_if_forked
 from sitq.worker.slots import Slots
 
 _SWEEP_AFTER: Final = 0.05
 _PUT_OFF: Final = timedelta(seconds=1)
+_GRACE: Final = 5.0
+"""How long a task may take to clean up after its time is up, before it is reported as timed out without it."""
 
-
-class Stop(Enum):
-    """Why a run is being stopped."""
-
-    CANCEL = "somebody asked for it"
-    RELEASE = "the worker stops"
-    LOST = "the lease is lost"
-
-
-@dataclass(slots=True, eq=False)
-class Run:
-    """One attempt at one task. Owned by the executor; written on the loop's thread only."""
-
-    reserved: ReservedTask
-    held: Held
-    current: CurrentTask
-    call: Call[Any]
-    started: float = field(default_factory=time.monotonic)
-    task: asyncio.Task[None] | None = None
-    begun: bool = False
-    stop: Stop | None = None
-    reported: bool = False
-
-    @property
-    def duration(self) -> float:
-        return time.monotonic() - self.started
+type Report = Callable[[Outcome, Sequence[NewNote]], None]
 
 
 class Executor:
@@ -68,38 +52,45 @@ class Executor:
     Args:
         worker: Name of the worker, for events.
         run_call: Runs a decoded call; chooses the runner.
-        report: Where outcomes go. Called once for each reserved task, unless its lease was lost.
+        report: Where outcomes go, and what their tasks had still to say. Called once for each reserved task, unless its
+            lease was lost.
         settled: Waits until what was reported by now is stored.
         interrupted: Whether somebody cancels everything on this loop, as `asyncio.run` does at its end.
         slots: Where the slot of a run is given back when it has ended.
+        outbox: Where running tasks put what they have to say.
     """
 
     def __init__(
         self,
         worker: str,
         *,
-        run_call: Callable[[Call[Any]], Any],
-        report: Callable[[Outcome], None],
+        run_call: Callable[[Call[Any]], Awaitable[Any]],
+        report: Report,
         settled: Callable[[], Awaitable[object]],
         interrupted: Callable[[], bool],
         slots: Slots,
+        outbox: Outbox,
         max_payload: int,
-        emit: Emit,
+        clock: Clock,
+        emit: Events,
     ) -> None:
+        self._pid = os.getpid()
         self._worker = worker
         self._run_call = run_call
         self._report = report
         self._settled = settled
         self._interrupted = interrupted
         self._slots = slots
+        self._outbox = outbox
         self._max_payload = max_payload
+        self._now = clock.now
         self._emit = emit
         self._runs: dict[Held, Run] = {}
-        self._loading: dict[Held, float] = {}
+        self._loading: tuple[list[ReservedTask], float] = ([], 0.0)
         self._drained = asyncio.Event()
-        self._drained.set()
-        # By the identity of their `CurrentTask`, which every asyncio task that they create inherits in its context.
-        self._ended: dict[int, Run] = {}
+        # Of runs that have ended: what every asyncio task that they created has inherited in its context. Nothing else
+        # of them, since there are many.
+        self._ended: list[CurrentTask] = []
         self._sweep: asyncio.TimerHandle | None = None
 
     # -- What the other services see ---------------------------------------------------------------
@@ -111,17 +102,18 @@ class Executor:
 
     def held(self) -> dict[Held, float]:
         """The reservations to renew, each with the monotonic time of its start. Callable from any thread."""
+        loading, since = self._loading
         running = {held: run.started for held, run in list(self._runs.items()) if not run.reported}
-        return dict(self._loading) | running
+        return dict.fromkeys((task.held for task in loading), since) | running
 
     def start_all(self, tasks: list[ReservedTask]) -> None:
         """Begin attempts; the caller has taken slots for them. Loading one payload may take as long as user code likes,
         so the leases of all of them are renewed from now on.
         """
-        self._loading = dict.fromkeys((task.held for task in tasks), time.monotonic())
+        self._loading = tasks, time.monotonic()
         for task in self._put_off(tasks):
             self.start(task)
-        self._loading = {}
+        self._loading = [], 0.0
 
     def _put_off(self, tasks: list[ReservedTask]) -> list[ReservedTask]:
         """Give back those on their last chance but one, and return the others."""
@@ -131,7 +123,7 @@ class Executor:
         if not any(on_last_chance(run.reserved) for run in self._runs.values()):
             del suspects[0]
         for task in suspects:
-            self._end_unrun(task, Released(task.held, datetime.now(UTC) + _PUT_OFF))
+            self._end_unrun(task, Released(task.held, self._now() + _PUT_OFF))
         return [task for task in tasks if task not in suspects]
 
     def start(self, reserved: ReservedTask) -> asyncio.Task[None] | None:
@@ -141,24 +133,33 @@ class Executor:
             self._end_unrun(reserved, outcome)
             return None
         try:
-            call, context = decode_call(reserved.payload)
+            call, context, rules = decode_call(reserved.payload)
+            check_arguments(call)
         except SitqError as error:
-            self._end_unrun(reserved, Failed(reserved.held, encode_error(error)))
+            self._end_unrun(reserved, park(reserved, error, self._now))
+            return None
+        if rules.expires_at is not None and (outcome := expire(reserved, rules, self._now)) is not None:
+            self._end_unrun(reserved, outcome)
             return None
         held = reserved.held
-        run = Run(reserved, held, current := _current(reserved, context), call)
+        run = Run(reserved, held, rules, time.monotonic(), self._outbox.put, self._max_payload)
         self._runs[held] = run
-        self._drained.clear()
+        current = _current(run, context)
+        loop = asyncio.get_running_loop()
         # Not by `create_task`: the loop's task factory is for what user code creates. Begun at once, since a task that
-        # never waits then costs no turn of the loop.
-        run.task = asyncio.Task(
-            self._execute(run),
-            loop=asyncio.get_running_loop(),
+        # never waits then costs no turn of the loop, and no timer.
+        task = asyncio.Task(
+            self._execute(run, call, current),
+            loop=loop,
             name=reserved.id,
             context=bind(current),
             eager_start=True,
         )
-        return run.task
+        if not task.done():
+            run.task = task
+            limit = DEFAULT_TIMEOUT if rules.timeout is None else rules.timeout
+            run.timer = loop.call_later(limit, self._time_is_up, run)
+        return task
 
     def stop(self, held: Iterable[Held], why: Stop) -> None:
         """Stop these runs: coroutines are cancelled, threads can only be waited for. The first reason given counts."""
@@ -169,15 +170,28 @@ class Executor:
             run.stop = why
             if why is Stop.LOST:
                 run.reported = True
-                self._emit(TaskLost(*self._about(run.reserved), run.duration))
+                self._outbox.take(one)
+                self._announce(TaskLost, run.reserved, run.duration)
             if run.begun:  # else it would never begin, and never end either: it looks at `stop` by itself
                 run.task.cancel()
+
+    def _time_is_up(self, run: Run) -> None:
+        self.stop([run.held], Stop.TIMEOUT)
+        run.timer = asyncio.get_running_loop().call_later(_GRACE, self._leave_behind, run)
+
+    def _leave_behind(self, run: Run) -> None:
+        """Report a run that goes on after its time is up. It keeps its slot until it ends, whatever it makes of it."""
+        if not run.reported:
+            self._end_run(run, overrun(run, self._now))
+            self._announce(TaskStuck, run.reserved, run.duration)
 
     async def drain(self, timeout: float) -> bool:
         """Wait until nothing runs, for `timeout` seconds at most. True if nothing does."""
         try:
             async with asyncio.timeout(timeout):
-                await self._drained.wait()
+                while self._runs:
+                    self._drained.clear()
+                    await self._drained.wait()
         except TimeoutError:
             return False
         return True
@@ -191,67 +205,84 @@ class Executor:
         for run in list(self._runs.values()):
             if not run.reported:
                 run.reported = True
-                self._report(Released(run.held))
-                self._emit(TaskStuck(*self._about(run.reserved), run.duration))
-                if run.task is not None:
-                    run.task.cancel()  # the second one: what waits for a thread lets go of it
+                self._report(Released(run.held), self._outbox.take(run.held))
+                self._announce(TaskStuck, run.reserved, run.duration)
+            if run.task is not None:
+                run.task.cancel()  # the second one: what waits for a thread lets go of it
 
     def _end_unrun(self, reserved: ReservedTask, outcome: Outcome) -> None:
-        self._report(outcome)
+        self._report(outcome, ())
         self._announce_end(reserved, outcome, 0.0)
         self._slots.give_back()
 
+    def _end_run(self, run: Run, outcome: Outcome) -> None:
+        run.reported = True
+        self._report(outcome, self._outbox.take(run.held))
+        self._announce_end(run.reserved, outcome, run.duration)
+
     # -- The pipeline ------------------------------------------------------------------------------
 
-    async def _execute(self, run: Run) -> None:
+    async def _execute(self, run: Run, call: Call[Any], current: CurrentTask) -> None:
         # No await outside the `try`: whatever is thrown into this coroutine is judged.
         reserved = run.reserved
         run.begun = True
-        self._emit(TaskStarted(*self._about(reserved)))
+        self._announce(TaskStarted, reserved)
         try:
             if run.stop is not None:
                 raise asyncio.CancelledError
             if on_last_chance(reserved):
                 # Without a bound: if the worker dies before the others are given back, they are lost with this one.
                 await self._settled()
-            value = await self._run_call(run.call)
+            try:
+                value = await self._run_call(call)
+            finally:
+                end_if_forked(self._pid)
         except BaseException as error:
             if run.stop is None and isinstance(error, asyncio.CancelledError) and self._interrupted():
                 run.stop = Stop.RELEASE
-            outcome = judge_error(run, error)
+            outcome = judge_error(run, error, self._now)
         else:
-            outcome = judge_value(run, value, self._max_payload)
+            outcome = judge_value(run, value, self._now)
+        if run.timer is not None:
+            run.timer.cancel()
         if not run.reported:
-            run.reported = True
-            self._report(outcome)
-            self._announce_end(reserved, outcome, run.duration)
+            self._end_run(run, outcome)
+        run.task = None  # or run, task and context would hold each other until the garbage collector comes
         del self._runs[run.held]
         if not self._runs:
             self._drained.set()
         self._slots.give_back()
-        self._look_for_leftovers(run)
-
-    def _about(self, reserved: ReservedTask) -> tuple[TaskId, str, str, int, str]:
-        return reserved.id, reserved.name, reserved.queue, reserved.attempt, self._worker
+        self._look_for_leftovers(current)
 
     def _announce_end(self, reserved: ReservedTask, outcome: Outcome, duration: float) -> None:
-        about = self._about(reserved)
         match outcome:
             case Succeeded():
-                self._emit(TaskSucceeded(*about, duration))
+                self._announce(TaskSucceeded, reserved, duration)
             case Failed(_, error):
-                info = decode_error(error)
-                self._emit(TaskFailed(*about, duration, info.type, info.message))
+                self._announce_error(TaskFailed, reserved, duration, error)
+            case Retried(_, _, error):
+                self._announce_error(TaskRetried, reserved, duration, error)
+            case Released(_, _, error) if error is not None:
+                self._announce_error(TaskParked, reserved, duration, error)
+            case Released():
+                self._announce(TaskReleased, reserved, duration)
             case Cancelled():
-                self._emit(TaskCancelled(*about, duration))
-            case _:
-                self._emit(TaskReleased(*about, duration))
+                self._announce(TaskCancelled, reserved, duration)
+
+    def _announce_error(self, kind: type[Any], reserved: ReservedTask, duration: float, error: bytes) -> None:
+        info = decode_error(error)
+        self._announce(kind, reserved, duration, info.type, info.message)
+
+    def _announce(self, kind: type[Any], reserved: ReservedTask, *more: Any) -> None:
+        if self._emit.wants(kind):
+            about = reserved.id, reserved.name, reserved.queue, reserved.attempt, self._worker
+            self._emit(kind(*about, *more))
 
     # -- What a task leaves behind -----------------------------------------------------------------
 
-    def _look_for_leftovers(self, run: Run) -> None:
+    def _look_for_leftovers(self, current: CurrentTask) -> None:
         # Looking through all asyncio tasks costs more than a small task does, so one look serves many of them.
-        self._ended[id(run.current)] = run
+        self._ended.append(current)
         if self._sweep is None:
             self._sweep = asyncio.get_running_loop().call_later(_SWEEP_AFTER, self.cancel_leftovers)
 
@@ -260,73 +291,20 @@ class Executor:
         if self._sweep is not None:
             self._sweep.cancel()
             self._sweep = None
-        ended, self._ended = self._ended, {}
+        ended = {id(current): current for current in self._ended}
+        self._ended.clear()
         left: dict[int, int] = {}
         for task in asyncio.all_tasks():
             key = id(running_here(task.get_context()))
-            if key in ended and ended[key].task is not task:
+            if key in ended:
                 left[key] = left.get(key, 0) + 1
                 task.cancel()
         for key, count in left.items():
-            reserved = ended[key].reserved
-            self._emit(BackgroundTasksLeft(reserved.id, reserved.name, self._worker, count))
+            self._emit(BackgroundTasksLeft(ended[key].id, ended[key].name, self._worker, count))
 
 
-# -- Decisions, as plain functions ------------------------------------------------------------------
-
-
-def refuse(reserved: ReservedTask) -> Outcome | None:
-    """The outcome of a task that must not run (again), or None."""
-    if reserved.cancel_requested:
-        return Cancelled(reserved.held)
-    if reserved.crashes >= reserved.max_crashes:
-        message = (
-            f"its worker died or lost its lease {reserved.crashes} times while running it (max_crashes is "
-            f"{reserved.max_crashes}); it was not started again"
-        )
-        return Failed(reserved.held, encode_error(ErrorInfo("worker_lost", message)))
-    return None
-
-
-def on_last_chance(reserved: ReservedTask) -> bool:
-    """Whether one more crash means that it is given up.
-
-    One task that kills its workers takes along whatever they hold, and the same tasks are found again together. So of
-    those on their last chance a worker runs one at a time, and puts off the others until it is done: the killer dies
-    alone, and the innocent are not given up with it.
-    """
-    return 0 < reserved.crashes == reserved.max_crashes - 1
-
-
-def judge_value(run: Run, value: Any, max_payload: int) -> Outcome:
-    """A run that returned has succeeded, unless its value cannot be stored."""
-    try:
-        return Succeeded(run.held, encode_value(value, max_payload=max_payload))
-    except SitqError as error:
-        return Failed(run.held, encode_error(error))
-
-
-def judge_error(run: Run, error: BaseException) -> Outcome:
-    """A run that raised has failed, unless it was us who cancelled it."""
-    if run.stop is None or not _due_to_cancellation(error):
-        return Failed(run.held, encode_error(error))
-    if run.stop is not Stop.CANCEL:
-        return Released(run.held)
-    return Cancelled(run.held, None if isinstance(error, asyncio.CancelledError) else encode_error(error))
-
-
-def _due_to_cancellation(error: BaseException | None) -> bool:
-    """Whether it is a CancelledError or was raised while one was handled, as clean-up code and wrappers do."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        if isinstance(error, asyncio.CancelledError):
-            return True
-        seen.add(id(error))
-        error = error.__cause__ or error.__context__
-    return False
-
-
-def _current(reserved: ReservedTask, context: Mapping[str, Any]) -> CurrentTask:
+def _current(run: Run, context: Mapping[str, Any]) -> CurrentTask:
+    reserved = run.reserved
     return CurrentTask(
         reserved.id,
         reserved.name,
@@ -335,4 +313,5 @@ def _current(reserved: ReservedTask, context: Mapping[str, Any]) -> CurrentTask:
         reserved.crashes,
         reserved.metadata or {},
         context,
+        run,
     )
