@@ -5,9 +5,10 @@ whatever it raises is caught here and becomes a `Failed`, and each run has a fre
 """
 
 import asyncio
+import os
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import Any, Final
@@ -16,7 +17,7 @@ from sitq.context import CurrentTask, bind, running_here
 from sitq.errors import SitqError
 from sitq.events import (
     BackgroundTasksLeft,
-    Emit,
+    Events,
     TaskCancelled,
     TaskFailed,
     TaskLost,
@@ -26,13 +27,15 @@ from sitq.events import (
     TaskSucceeded,
 )
 from sitq.failure import ErrorInfo, decode_error, encode_error
-from sitq.model import Cancelled, Failed, Held, Outcome, Released, ReservedTask, Succeeded, TaskId
+from sitq.model import Cancelled, Failed, Held, Outcome, Released, ReservedTask, Succeeded
 from sitq.serialization import decode_call, encode_value
 from sitq.task import Call
+from sitq.worker.runners import end_if_forked
 from sitq.worker.slots import Slots
 
 _SWEEP_AFTER: Final = 0.05
 _PUT_OFF: Final = timedelta(seconds=1)
+_ENDS: Final = {Succeeded: TaskSucceeded, Cancelled: TaskCancelled, Released: TaskReleased}
 
 
 class Stop(Enum):
@@ -50,8 +53,7 @@ class Run:
     reserved: ReservedTask
     held: Held
     current: CurrentTask
-    call: Call[Any]
-    started: float = field(default_factory=time.monotonic)
+    started: float
     task: asyncio.Task[None] | None = None
     begun: bool = False
     stop: Stop | None = None
@@ -78,14 +80,15 @@ class Executor:
         self,
         worker: str,
         *,
-        run_call: Callable[[Call[Any]], Any],
+        run_call: Callable[[Call[Any]], Awaitable[Any]],
         report: Callable[[Outcome], None],
         settled: Callable[[], Awaitable[object]],
         interrupted: Callable[[], bool],
         slots: Slots,
         max_payload: int,
-        emit: Emit,
+        emit: Events,
     ) -> None:
+        self._pid = os.getpid()
         self._worker = worker
         self._run_call = run_call
         self._report = report
@@ -95,11 +98,11 @@ class Executor:
         self._max_payload = max_payload
         self._emit = emit
         self._runs: dict[Held, Run] = {}
-        self._loading: dict[Held, float] = {}
+        self._loading: tuple[list[ReservedTask], float] = ([], 0.0)
         self._drained = asyncio.Event()
-        self._drained.set()
-        # By the identity of their `CurrentTask`, which every asyncio task that they create inherits in its context.
-        self._ended: dict[int, Run] = {}
+        # Of runs that have ended: what every asyncio task that they created has inherited in its context. Nothing else
+        # of them, since there are many.
+        self._ended: list[CurrentTask] = []
         self._sweep: asyncio.TimerHandle | None = None
 
     # -- What the other services see ---------------------------------------------------------------
@@ -111,17 +114,18 @@ class Executor:
 
     def held(self) -> dict[Held, float]:
         """The reservations to renew, each with the monotonic time of its start. Callable from any thread."""
+        loading, since = self._loading
         running = {held: run.started for held, run in list(self._runs.items()) if not run.reported}
-        return dict(self._loading) | running
+        return dict.fromkeys((task.held for task in loading), since) | running
 
     def start_all(self, tasks: list[ReservedTask]) -> None:
         """Begin attempts; the caller has taken slots for them. Loading one payload may take as long as user code likes,
         so the leases of all of them are renewed from now on.
         """
-        self._loading = dict.fromkeys((task.held for task in tasks), time.monotonic())
+        self._loading = tasks, time.monotonic()
         for task in self._put_off(tasks):
             self.start(task)
-        self._loading = {}
+        self._loading = [], 0.0
 
     def _put_off(self, tasks: list[ReservedTask]) -> list[ReservedTask]:
         """Give back those on their last chance but one, and return the others."""
@@ -146,13 +150,12 @@ class Executor:
             self._end_unrun(reserved, Failed(reserved.held, encode_error(error)))
             return None
         held = reserved.held
-        run = Run(reserved, held, current := _current(reserved, context), call)
-        self._runs[held] = run
-        self._drained.clear()
+        current = _current(reserved, context)
+        self._runs[held] = run = Run(reserved, held, current, time.monotonic())
         # Not by `create_task`: the loop's task factory is for what user code creates. Begun at once, since a task that
         # never waits then costs no turn of the loop.
         run.task = asyncio.Task(
-            self._execute(run),
+            self._execute(run, call),
             loop=asyncio.get_running_loop(),
             name=reserved.id,
             context=bind(current),
@@ -169,7 +172,7 @@ class Executor:
             run.stop = why
             if why is Stop.LOST:
                 run.reported = True
-                self._emit(TaskLost(*self._about(run.reserved), run.duration))
+                self._announce(TaskLost, run.reserved, run.duration)
             if run.begun:  # else it would never begin, and never end either: it looks at `stop` by itself
                 run.task.cancel()
 
@@ -177,7 +180,9 @@ class Executor:
         """Wait until nothing runs, for `timeout` seconds at most. True if nothing does."""
         try:
             async with asyncio.timeout(timeout):
-                await self._drained.wait()
+                while self._runs:
+                    self._drained.clear()
+                    await self._drained.wait()
         except TimeoutError:
             return False
         return True
@@ -192,7 +197,7 @@ class Executor:
             if not run.reported:
                 run.reported = True
                 self._report(Released(run.held))
-                self._emit(TaskStuck(*self._about(run.reserved), run.duration))
+                self._announce(TaskStuck, run.reserved, run.duration)
                 if run.task is not None:
                     run.task.cancel()  # the second one: what waits for a thread lets go of it
 
@@ -203,18 +208,21 @@ class Executor:
 
     # -- The pipeline ------------------------------------------------------------------------------
 
-    async def _execute(self, run: Run) -> None:
+    async def _execute(self, run: Run, call: Call[Any]) -> None:
         # No await outside the `try`: whatever is thrown into this coroutine is judged.
         reserved = run.reserved
         run.begun = True
-        self._emit(TaskStarted(*self._about(reserved)))
+        self._announce(TaskStarted, reserved)
         try:
             if run.stop is not None:
                 raise asyncio.CancelledError
             if on_last_chance(reserved):
                 # Without a bound: if the worker dies before the others are given back, they are lost with this one.
                 await self._settled()
-            value = await self._run_call(run.call)
+            try:
+                value = await self._run_call(call)
+            finally:
+                end_if_forked(self._pid)
         except BaseException as error:
             if run.stop is None and isinstance(error, asyncio.CancelledError) and self._interrupted():
                 run.stop = Stop.RELEASE
@@ -231,27 +239,23 @@ class Executor:
         self._slots.give_back()
         self._look_for_leftovers(run)
 
-    def _about(self, reserved: ReservedTask) -> tuple[TaskId, str, str, int, str]:
-        return reserved.id, reserved.name, reserved.queue, reserved.attempt, self._worker
-
     def _announce_end(self, reserved: ReservedTask, outcome: Outcome, duration: float) -> None:
-        about = self._about(reserved)
-        match outcome:
-            case Succeeded():
-                self._emit(TaskSucceeded(*about, duration))
-            case Failed(_, error):
-                info = decode_error(error)
-                self._emit(TaskFailed(*about, duration, info.type, info.message))
-            case Cancelled():
-                self._emit(TaskCancelled(*about, duration))
-            case _:
-                self._emit(TaskReleased(*about, duration))
+        if isinstance(outcome, Failed):
+            info = decode_error(outcome.error)
+            self._announce(TaskFailed, reserved, duration, info.type, info.message)
+        else:
+            self._announce(_ENDS[type(outcome)], reserved, duration)
+
+    def _announce(self, kind: type[Any], reserved: ReservedTask, *more: Any) -> None:
+        if self._emit.wants(kind):
+            about = reserved.id, reserved.name, reserved.queue, reserved.attempt, self._worker
+            self._emit(kind(*about, *more))
 
     # -- What a task leaves behind -----------------------------------------------------------------
 
     def _look_for_leftovers(self, run: Run) -> None:
         # Looking through all asyncio tasks costs more than a small task does, so one look serves many of them.
-        self._ended[id(run.current)] = run
+        self._ended.append(run.current)
         if self._sweep is None:
             self._sweep = asyncio.get_running_loop().call_later(_SWEEP_AFTER, self.cancel_leftovers)
 
@@ -260,16 +264,16 @@ class Executor:
         if self._sweep is not None:
             self._sweep.cancel()
             self._sweep = None
-        ended, self._ended = self._ended, {}
+        ended = {id(current): current for current in self._ended}
+        self._ended.clear()
         left: dict[int, int] = {}
         for task in asyncio.all_tasks():
             key = id(running_here(task.get_context()))
-            if key in ended and ended[key].task is not task:
+            if key in ended:
                 left[key] = left.get(key, 0) + 1
                 task.cancel()
         for key, count in left.items():
-            reserved = ended[key].reserved
-            self._emit(BackgroundTasksLeft(reserved.id, reserved.name, self._worker, count))
+            self._emit(BackgroundTasksLeft(ended[key].id, ended[key].name, self._worker, count))
 
 
 # -- Decisions, as plain functions ------------------------------------------------------------------
