@@ -12,7 +12,7 @@ import itertools
 import os
 import queue
 import threading
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from functools import partial
 from types import FunctionType
 from typing import Any, Final, Protocol
@@ -24,8 +24,10 @@ from sitq.task import Call, Task
 class Runner(Protocol):
     """Runs calls of one kind."""
 
-    async def run(self, call: Call[Any]) -> Any:
-        """Run the call in the current context and return its value. Raises what it raises, `SystemExit` included."""
+    def run(self, call: Call[Any]) -> Awaitable[Any]:
+        """Run the call in the current context; what is awaited gives its value or raises what it raises, `SystemExit`
+        included, and so may `run` itself.
+        """
         ...
 
     def close(self) -> None:
@@ -41,17 +43,14 @@ class AsyncRunner:
     """
 
     def __init__(self) -> None:
-        self._pid = os.getpid()
         self._loop = asyncio.get_running_loop()
         self._former = self._loop.get_task_factory()
         self._factory = self._create_task
         self._loop.set_task_factory(self._factory)
 
-    async def run(self, call: Call[Any]) -> Any:
-        try:
-            return await call.func(*call.args, **call.kwargs)
-        finally:
-            end_if_forked(self._pid)
+    def run(self, call: Call[Any]) -> Awaitable[Any]:
+        awaitable: Awaitable[Any] = call.func(*call.args, **call.kwargs)
+        return awaitable
 
     def close(self) -> None:
         if self._loop.get_task_factory() is self._factory:  # else somebody came after us, and still needs us
