@@ -3,8 +3,10 @@
 Code that does something emits an event and never logs. Arguments and results are in no event, so they reach no log.
 """
 
+import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextvars import Context
 from typing import Any, Final, NamedTuple
 
 from sitq.model import TaskId
@@ -52,8 +54,73 @@ class TaskFailed(NamedTuple):
     error: str
 
 
+class TaskRetried(NamedTuple):
+    """An attempt failed and the task is tried again later. In a task's stream worker and duration are None."""
+
+    task_id: TaskId
+    task: str
+    queue: str
+    attempt: int
+    worker: str | None
+    duration: float | None
+    error_type: str
+    error: str
+
+
+class TaskParked(NamedTuple):
+    """A task cannot be loaded by this worker and waits for one that can; the attempt is not counted."""
+
+    task_id: TaskId
+    task: str
+    queue: str
+    attempt: int
+    worker: str
+    duration: float
+    error_type: str
+    error: str
+
+
+class TaskProgressed(NamedTuple):
+    """A running task said how far it has come. `percent` is 0 to 100."""
+
+    task_id: TaskId
+    task: str
+    queue: str
+    attempt: int
+    percent: float
+    note: str
+
+
+class TaskLogged(NamedTuple):
+    """A running task added a line to its log."""
+
+    task_id: TaskId
+    task: str
+    queue: str
+    attempt: int
+    text: str
+
+
+class TaskPublished(NamedTuple):
+    """A running task handed out a partial result."""
+
+    task_id: TaskId
+    task: str
+    queue: str
+    attempt: int
+    value: Any
+
+
+class TaskRequeued(NamedTuple):
+    """A task that had ended got a new run."""
+
+    task_id: TaskId
+    task: str
+    queue: str
+
+
 class TaskCancelled(NamedTuple):
-    """A running task was stopped on request."""
+    """A task was stopped on request."""
 
     task_id: TaskId
     task: str
@@ -155,6 +222,12 @@ class WorkerStopped(NamedTuple):
 type Event = (
     TaskEnqueued
     | TaskStarted
+    | TaskProgressed
+    | TaskLogged
+    | TaskPublished
+    | TaskRetried
+    | TaskParked
+    | TaskRequeued
     | TaskSucceeded
     | TaskFailed
     | TaskCancelled
@@ -170,6 +243,7 @@ type Event = (
     | WorkerStopped
 )
 type Emit = Callable[[Event], None]
+type Handler = Callable[[Any], Awaitable[Any] | None]
 
 _logger = logging.getLogger("sitq")
 # A library is silent until its application asks for logs.
@@ -185,6 +259,24 @@ _LINES: Final[Mapping[type[Any], tuple[int, str, str]]] = {
         "task.failed",
         f"failed {_TASK}, {{duration:.3f}} s: {{error_type}}: {{error}}",
     ),
+    TaskProgressed: (
+        logging.DEBUG,
+        "task.progressed",
+        "progress of {task}[{task_id}]: {percent:g} % {note}",
+    ),
+    TaskLogged: (logging.DEBUG, "task.logged", "{task}[{task_id}] says: {text}"),
+    TaskPublished: (logging.DEBUG, "task.published", "{task}[{task_id}] published a partial result"),
+    TaskRetried: (
+        logging.WARNING,
+        "task.retried",
+        f"retry of {_TASK}, {{duration:.3f}} s: {{error_type}}: {{error}}",
+    ),
+    TaskParked: (
+        logging.WARNING,
+        "task.parked",
+        f"parked {_TASK}: {{error_type}}: {{error}}",
+    ),
+    TaskRequeued: (logging.INFO, "task.requeued", "requeued {task}[{task_id}] on {queue}"),
     TaskCancelled: (logging.INFO, "task.cancelled", f"cancelled {_TASK}, {{duration:.3f}} s"),
     TaskReleased: (logging.INFO, "task.released", f"released {_TASK}, {{duration:.3f}} s"),
     TaskLost: (logging.WARNING, "task.lost", f"lost the lease of {_TASK}, {{duration:.3f}} s"),
@@ -225,24 +317,83 @@ def log_event(event: Event) -> None:
     if not _logger.isEnabledFor(level):
         return
     data = event._asdict()
+    data.pop("value", None)  # a partial result is nothing for a log
     _logger.log(level, "%s", template.format_map(data), extra={"event": name, **data})
 
 
 class Events:
-    """Hands each event to the log and to those who asked for its kind."""
+    """Hands each event to the log and to those who asked for its kind.
 
-    def __init__(self) -> None:
-        self._handlers: dict[type[Any], list[Emit]] = {}
+    Handlers are called where the event happens, on whatever thread that is. What they raise is logged and goes no
+    further. Coroutines run on the loop that `bind` was called on, in a context of their own.
 
-    def on(self, kind: type[Any], handler: Emit) -> None:
-        """Call `handler` with each event of this kind, on whatever thread it happens."""
+    Args:
+        parent: Its handlers hear of these events, too.
+    """
+
+    def __init__(self, parent: "Events | None" = None) -> None:
+        self._parent = parent
+        self._handlers: dict[type[Any], list[Handler]] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._running: set[asyncio.Future[Any]] = set()
+
+    def bind(self) -> None:
+        """Run coroutines of handlers on the running loop from now on."""
+        self._loop = asyncio.get_running_loop()
+
+    def on(self, kind: type[Any], handler: Handler) -> None:
+        """Call `handler` with each event of this kind."""
         self._handlers.setdefault(kind, []).append(handler)
 
     def wants(self, kind: type[Any]) -> bool:
         """Return whether anybody would see such an event: what happens with every task is not made for nobody."""
-        return kind in self._handlers or _logger.isEnabledFor(_LINES[kind][0])
+        return (
+            kind in self._handlers
+            or _logger.isEnabledFor(_LINES[kind][0])
+            or (self._parent is not None and kind in self._parent._handlers)
+        )
 
     def __call__(self, event: Event) -> None:
         log_event(event)
+        self._hand_out(event)
+        if self._parent is not None:
+            self._parent._hand_out(event)
+
+    async def settle(self, timeout: float) -> None:
+        """Wait for coroutines of handlers that run, for `timeout` seconds at most; then cancel them."""
+        if self._running:
+            await asyncio.wait(self._running, timeout=timeout)
+            for late in self._running:
+                late.cancel()
+
+    def _hand_out(self, event: Event) -> None:
         for handler in self._handlers.get(type(event), ()):
-            handler(event)
+            try:
+                made = handler(event)
+            except BaseException:
+                _logger.exception("a handler of %s raised", type(event).__name__)
+                continue
+            if made is not None:
+                self._run(_guarded(made, event))
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        if self._loop is None or self._loop.is_closed():
+            work.close()
+            _logger.error("a handler that is a coroutine needs a running loop: open the queue first")
+        else:
+            self._loop.call_soon_threadsafe(self._start, work, context=Context())
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        assert self._loop is not None
+        task = self._loop.create_task(work, name="sitq-handler")
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+
+async def _guarded(work: Awaitable[Any], event: Event) -> None:
+    try:
+        await work
+    except asyncio.CancelledError:
+        raise
+    except BaseException:
+        _logger.exception("a handler of %s raised", type(event).__name__)

@@ -4,7 +4,7 @@ Waits for a ring, for the next due time that the storage told, or for the poll i
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Final
@@ -14,7 +14,8 @@ from sitq.clock import Clock
 from sitq.config import WorkerConfig
 from sitq.errors import BackendError
 from sitq.events import Emit, StorageFailed
-from sitq.model import QueueTopic, ReservedTask
+from sitq.model import QueueTopic, Reserved, ReservedTask
+from sitq.worker.shares import Shares, take
 from sitq.worker.slots import Slots
 
 _LARGEST_RESERVE: Final = 500
@@ -56,6 +57,7 @@ class Fetcher:
         self._clock = clock
         self._emit = emit
         self._lease = timedelta(seconds=config.lease)
+        self._shares = None if config.weights is None else Shares(config.weights)
         self._left = config.max_tasks
         self._signal: Signal | None = None
         self._full = False
@@ -104,9 +106,7 @@ class Fetcher:
         self._slots.take(limit)
         tasks: list[ReservedTask] = []
         try:
-            tasks, next_due_at = await self._backend.reserve(
-                self._config.id, self._config.queues, limit, self._lease
-            )
+            tasks, next_due_at = await take(self._config, self._shares, limit, self._reserve)
         except BackendError as error:
             self._emit(StorageFailed(self._config.id, "take tasks", str(error), _PAUSE_AFTER_ERROR))
             return _PAUSE_AFTER_ERROR
@@ -120,6 +120,9 @@ class Fetcher:
         if not tasks and self._idle is not None and self._slots.unused:
             self._idle()
         return 0.0 if len(tasks) == limit else self._pause(next_due_at)
+
+    async def _reserve(self, queues: Sequence[str] | None, limit: int) -> Reserved:
+        return await self._backend.reserve(self._config.id, queues, limit, self._lease)
 
     def _limit(self) -> int:
         if self._congested():

@@ -9,20 +9,22 @@ import asyncio
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from datetime import timedelta
 from types import FrameType
-from typing import Final
+from typing import Any, Final
 
-from sitq.backends.base import Backend
+from sitq.backends.base import Backend, Signal
 from sitq.clock import Clock
 from sitq.config import WorkerConfig
 from sitq.context import running_here
+from sitq.errors import BackendError
 from sitq.events import Emit, LoopBlocked, StorageFailed
-from sitq.model import Held
+from sitq.model import CancelTopic, Held, WorkerInfo
 
 BLOCKED_AFTER: Final = 1.0
 _RENEWALS_PER_LEASE: Final = 3
+_PATIENCE: Final = 5.0
 
 
 class Heartbeat:
@@ -32,6 +34,9 @@ class Heartbeat:
         held: The reservations to renew and when they began (monotonic); called on the heartbeat's thread.
         lost: Called on the worker's loop with the reservations that are gone.
         cancelled: Called on the worker's loop with those that somebody asked to cancel.
+        describe: What the worker says of itself; called on the heartbeat's thread.
+        beside: Runs on the heartbeat's loop, too, and until its end: what must go on while user code blocks the
+            worker's.
     """
 
     def __init__(
@@ -42,9 +47,13 @@ class Heartbeat:
         held: Callable[[], dict[Held, float]],
         lost: Callable[[Iterable[Held]], None],
         cancelled: Callable[[Iterable[Held]], None],
+        describe: Callable[[], WorkerInfo],
+        beside: Callable[[], Coroutine[Any, Any, None]],
         clock: Clock,
         emit: Emit,
     ) -> None:
+        self._describe = describe
+        self._beside = beside
         self._config = config
         self._backend = backend
         self._held = held
@@ -70,12 +79,17 @@ class Heartbeat:
         await self._started.wait()
 
     async def stop(self) -> None:
-        """End the thread and wait for it. Call it once, after `start`."""
+        """End the thread, wait for it, and take the worker off the list. Call it once, after `start`."""
         assert self._loop is not None
         assert self._serving is not None
         # Also when it waits for a storage that does not answer.
         self._loop.call_soon_threadsafe(self._serving.cancel)
         await self._ended.wait()
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                await self._backend.heartbeat(self._config.id, [], timedelta(), info=self._describe())
+        except Exception as error:  # it is given up for dead when its lease has passed
+            self._emit(StorageFailed(self._config.id, "leave the list of workers", str(error), 0.0))
 
     # -- On the heartbeat's thread -----------------------------------------------------------------
 
@@ -97,27 +111,51 @@ class Heartbeat:
         self._loop = asyncio.get_running_loop()
         self._serving = asyncio.current_task()
         self._worker_loop.call_soon_threadsafe(self._started.set)
+        beside = asyncio.create_task(self._beside(), name="sitq-beside")
+        try:
+            while True:
+                await self._listen_and_beat()
+        finally:
+            beside.cancel()
+
+    async def _listen_and_beat(self) -> None:
+        """Beat while the bell for cancellations can be heard; without it at least as often as leases need."""
+        try:
+            async with self._backend.listen([CancelTopic()]) as bell:
+                await self._beat(bell)
+        except BackendError as error:
+            self._emit(StorageFailed(self._config.id, "listen", str(error), BLOCKED_AFTER))
+            await self.renew_once()
+            await asyncio.sleep(min(BLOCKED_AFTER, self._config.lease / _RENEWALS_PER_LEASE))
+
+    async def _beat(self, bell: Signal) -> None:
         interval = self._config.lease / _RENEWALS_PER_LEASE
-        due = self._clock.monotonic() + interval
+        due = self._clock.monotonic()
         while True:
-            await asyncio.sleep(min(interval, BLOCKED_AFTER, max(due - self._clock.monotonic(), 0.0)))
-            self._watch_loop()
             if self._clock.monotonic() >= due:
                 due = self._clock.monotonic() + interval
                 await self.renew_once()
+            rung = await bell.wait(min(interval, BLOCKED_AFTER, max(due - self._clock.monotonic(), 0.0)))
+            self._watch_loop()
+            if rung:
+                due = self._clock.monotonic()
 
     async def renew_once(self) -> None:
-        """Renew everything held, and pass on what the storage says. Gives up what could not be renewed for a lease."""
+        """Renew everything held, and pass on what the storage says. Gives up what could not be renewed for a lease.
+
+        An idle worker beats as well, so that it is known to be alive.
+        """
         began = self._held()
         held = list(began)
         now = self._clock.monotonic()
         self._renewed = {one: self._renewed.get(one, began[one]) for one in held}
-        if not held:
-            return
         try:
             async with asyncio.timeout(self._config.lease):
                 answer = await self._backend.heartbeat(
-                    self._config.id, held, timedelta(seconds=self._config.lease)
+                    self._config.id,
+                    held,
+                    timedelta(seconds=self._config.lease),
+                    info=self._describe(),
                 )
         except Exception as error:  # whatever it is, this thread has to go on
             self._emit(StorageFailed(self._config.id, "renew leases", str(error), self._config.lease / 3))

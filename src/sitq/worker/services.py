@@ -14,10 +14,13 @@ from sitq.events import Events, WorkerStarted, WorkerStopped, WorkerStopping
 from sitq.model import ReservedTask, TaskId
 from sitq.task import Call
 from sitq.worker.completer import Completer
-from sitq.worker.executor import Executor, Stop
+from sitq.worker.executor import Executor
 from sitq.worker.fetcher import Fetcher
 from sitq.worker.heartbeat import Heartbeat
 from sitq.worker.maintenance import Pruner
+from sitq.worker.outbox import Outbox
+from sitq.worker.portrait import SelfPortrait
+from sitq.worker.run import Stop
 from sitq.worker.runners import AsyncRunner, ThreadRunner, is_coroutine_function
 from sitq.worker.slots import Slots
 
@@ -43,6 +46,7 @@ class Services:
         self._coroutines = AsyncRunner()
         self._slots = Slots(config.concurrency)
         self._completer = Completer(config.id, backend, emit)
+        self._outbox = Outbox(config.id, backend, emit)
         self.executor = Executor(
             config.id,
             run_call=self._run_call,
@@ -50,7 +54,9 @@ class Services:
             settled=self._completer.settled,
             interrupted=self._interrupted,
             slots=self._slots,
+            outbox=self._outbox,
             max_payload=max_payload,
+            clock=clock,
             emit=emit,
         )
         self._fetcher = Fetcher(
@@ -70,6 +76,8 @@ class Services:
             held=self.executor.held,
             lost=lambda held: self.executor.stop(held, Stop.LOST),
             cancelled=lambda held: self.executor.stop(held, Stop.CANCEL),
+            describe=SelfPortrait(config, clock, self.executor.held),
+            beside=self._outbox.run,
             clock=clock,
             emit=emit,
         )

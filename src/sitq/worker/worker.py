@@ -1,7 +1,7 @@
 """`Worker`: the face of the services. It opens the queue, starts them, and passes on what is asked of them."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -31,7 +31,10 @@ class Worker:
 
     Args:
         queue: Where tasks come from. Opened if it is not open; never closed.
-        queues: Names of the queues to take from; all of them by default.
+        queues: Names of the queues to take from; all of them by default. A mapping of names to weights divides the
+            slots: `{"mail": 3, "reports": 1}`. What one queue leaves is for the others.
+        strict: Take from a queue only what those named before it leave free. Otherwise priority and due time count
+            over all queues.
         concurrency: How many tasks run at once, 1 to 10,000. It never reserves more than can start.
         lease: How long a reservation lasts without a sign of life (seconds or timedelta, at least 0.1 s). The
             shorter, the sooner another worker takes over the tasks of a dead one.
@@ -48,7 +51,8 @@ class Worker:
         self,
         queue: TaskQueue,
         *,
-        queues: Sequence[str] | None = None,
+        queues: Sequence[str] | Mapping[str, int] | None = None,
+        strict: bool = False,
         concurrency: int = DEFAULT_CONCURRENCY,
         lease: Duration = DEFAULT_LEASE,
         poll_interval: Duration = DEFAULT_POLL_INTERVAL,
@@ -59,6 +63,7 @@ class Worker:
         self.config: Final = worker_config(
             id=id,
             queues=queues,
+            strict=strict,
             concurrency=concurrency,
             lease=lease,
             poll_interval=poll_interval,
@@ -66,7 +71,7 @@ class Worker:
             max_tasks=max_tasks,
         )
         self._queue = queue
-        self._emit = Events()
+        self._emit = Events(queue.emitter)
         self._services: Services | None = None
         self._used = False
         self._stop_wanted = False
