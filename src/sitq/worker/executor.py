@@ -141,7 +141,7 @@ class Executor:
             self._end_unrun(reserved, outcome)
             return None
         try:
-            call, context = decode_call(reserved.payload)
+            call, context, _ = decode_call(reserved.payload)
         except SitqError as error:
             self._end_unrun(reserved, Failed(reserved.held, encode_error(error)))
             return None
