@@ -27,8 +27,10 @@ from sitq.errors import (
 from sitq.handle import Result, SyncTaskHandle, TaskHandle
 from sitq.model import QueueStats, Stats, Status, TaskRecord
 from sitq.queue import Enqueuer, TaskQueue
+from sitq.retry import RetryPolicy
 from sitq.sync import SyncEnqueuer, SyncTaskQueue
 from sitq.task import Call, Task, call, task
+from sitq.verbs import Cancel, Retry, Snooze
 from sitq.worker import Worker
 
 __all__ = [
@@ -51,6 +53,10 @@ __all__ = [
     "Call",
     "current_task",
     "CurrentTask",
+    "RetryPolicy",
+    "Retry",
+    "Snooze",
+    "Cancel",
     "Worker",
     # -- Store
     "Backend",

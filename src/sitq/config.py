@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from sitq.checks import Duration, label, seconds
 from sitq.errors import ValidationError
-from sitq.options import Duration, label, seconds
 
 DEFAULT_CONCURRENCY: Final = 10
 DEFAULT_LEASE: Final = 30.0

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
+from sitq.checks import MAX_DURATION, Duration
 from sitq.errors import TaskCancelledError, TaskError, TaskFailedError
 from sitq.model import Status, TaskId
-from sitq.options import MAX_DURATION, Duration
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

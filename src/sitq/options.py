@@ -8,31 +8,25 @@ field, what was given, what is accepted and the way out.
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 import difflib
-import json
-import math
-import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from enum import Enum
 from functools import partial
 from typing import Any, Final, Literal, TypedDict, Unpack
 
+from sitq.checks import Duration, instant, integer, json_object, kind, label, str_keyed, to_timedelta
 from sitq.errors import ValidationError
-from sitq.model import MAX_PRIORITY, MIN_PRIORITY
+from sitq.model import MAX_PRIORITY, MIN_PRIORITY, Until
+from sitq.rates import RateLimit, rate_limit
+from sitq.retry import MAX_ATTEMPTS, RetryPolicy
+from sitq.rules import MAX_TIMEOUT, MIN_TIMEOUT
 
-type Duration = float | timedelta
-"""Seconds as an int or a float, or a `timedelta`."""
-
-MAX_NAME_LENGTH: Final = 200
 MAX_METADATA_BYTES: Final = 16 * 1024
-MAX_METADATA_DEPTH: Final = 100
 MAX_CRASHES: Final = 1000
-# A bound that nobody meets on purpose keeps `now + delay` within what datetime and the storages can hold.
-MAX_DURATION: Final = timedelta(days=36_525)
-
-# What a log line, a terminal or a storage cannot carry: controls, line separators, lone surrogates.
-_UNUSABLE: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+MAX_CONCURRENCY_LIMIT: Final = 10_000
+OWN_KEYS: Final = "sitq:"
+"""How the keys begin that are made here, of the name of a task or a queue. Given keys do not."""
 
 
 class Unset(Enum):
@@ -55,6 +49,19 @@ class GivenDefaults(TypedDict, total=False):
     result_ttl: Duration | Literal[Unset.UNSET] | None
     metadata: Mapping[str, Any] | None
     max_crashes: int | None
+    retry: RetryPolicy | int | None
+    max_retries: int | None
+    retry_delay: Duration | None
+    timeout: Duration | None
+    expires: Duration | datetime | None
+    unique_key: str | None
+    unique_until: Literal["start", "end"] | Duration | None
+    debounce: Duration | None
+    throttle: Duration | None
+    concurrency_key: str | None
+    concurrency_limit: int | None
+    rate_limit: str | RateLimit | None
+    rate_key: str | None
 
 
 class GivenOptions(GivenDefaults, total=False):
@@ -70,62 +77,6 @@ DEFAULT_NAMES: Final = frozenset(GivenDefaults.__annotations__)
 OPTION_NAMES: Final = frozenset(GivenOptions.__annotations__)
 
 
-# -- Durations, also for the settings of queue and worker ------------------------------------------
-
-
-def seconds(value: object, name: str, *, minimum: float = 0.0, maximum: float | None = None) -> float:
-    """Return a duration in seconds.
-
-    Args:
-        value: Seconds (int or float) or a timedelta.
-        name: What the caller calls it, for the message.
-        minimum, maximum: Accepted range in seconds, both ends included; no maximum means a hundred years.
-
-    Raises:
-        ValidationError: Not a number or timedelta, not finite, or out of range.
-    """
-    top = MAX_DURATION.total_seconds() if maximum is None else maximum
-    fix = f"give seconds (int or float) or a timedelta, from {minimum:g} s"
-    fix += " to a hundred years" if maximum is None else f" to {maximum:g} s"
-    if isinstance(value, timedelta):
-        number = value.total_seconds()
-    elif isinstance(value, int | float) and not isinstance(value, bool):
-        try:
-            number = float(value)
-        except OverflowError:
-            number = math.inf
-    else:
-        raise ValidationError(f"{name} is {_kind(value)}: {fix}")
-    # Written so that NaN fails as well.
-    if not minimum <= number <= top:
-        raise ValidationError(f"{name} is {number:g} s, which is out of range: {fix}")
-    return number
-
-
-def to_timedelta(
-    value: object, name: str, *, minimum: float = 0.0, maximum: float | None = None
-) -> timedelta:
-    """Return a duration as a timedelta; arguments and errors as in `seconds`."""
-    number = seconds(value, name, minimum=minimum, maximum=maximum)
-    return value if isinstance(value, timedelta) else timedelta(seconds=number)
-
-
-def label(value: object, name: str) -> str:
-    """Return a name or id that every storage and every log line can hold, as a plain str.
-
-    Raises:
-        ValidationError: Not a str, empty, longer than 200 characters, or with characters that are not text.
-    """
-    fix = f"give a non-empty str of at most {MAX_NAME_LENGTH} characters without control characters"
-    if not isinstance(value, str):
-        raise ValidationError(f"{name} is {_kind(value)}: {fix}")
-    if not 0 < len(value) <= MAX_NAME_LENGTH:
-        raise ValidationError(f"{name} has {len(value)} characters: {fix}")
-    if found := _UNUSABLE.search(value):
-        raise ValidationError(f"{name} contains {found[0]!a}: {fix}")
-    return str.__str__(value)
-
-
 # -- The value -------------------------------------------------------------------------------------
 
 
@@ -134,8 +85,8 @@ class TaskOptions:
     """Everything about a task that is not its call. An option that was not given stays open for a default.
 
     Attributes:
-        eta: Earliest start, an aware datetime; kept in UTC. Excludes `delay`.
-        delay: Earliest start, counted from enqueueing. Excludes `eta`.
+        eta: Earliest start, an aware datetime; kept in UTC. Excludes `delay` and `debounce`.
+        delay: Earliest start, counted from enqueueing. Excludes `eta` and `debounce`.
         queue: Name of the queue.
         priority: Lower runs first, from -9 to 9.
         id: The task id, chosen by the caller; enqueueing the same id again changes nothing.
@@ -143,6 +94,28 @@ class TaskOptions:
         metadata: A JSON object for people and filters, at most 16 KiB.
         context: Travels with the call and is handed out by `current_task()`; never part of the arguments.
         max_crashes: How many times a worker may die over the task before it is given up, from 1 to 1000.
+        retry: A `RetryPolicy`, or how many times to try again after the first attempt: `retry=3` is up to 4 attempts,
+            `RetryPolicy(max_attempts=4)`. Without it, and without the next two, there is one attempt.
+        max_retries: The same number in other words. Excludes `retry`.
+        retry_delay: The wait before each retry, without back-off and jitter. Excludes `retry`; by itself there are 3
+            attempts.
+        timeout: How long one attempt may take, from 1 ms to 30 days; 24 hours if not given.
+        expires: No attempt starts after it: a duration from enqueueing on, or an aware datetime.
+        unique_key: At most one task of a store holds a key; who enqueues a second one gets the handle of the holder.
+        unique_until: The holder lets go of the key at its `"start"`, its `"end"` (if not given), or a duration after it
+            was enqueued, whatever became of it. Needs `unique_key`.
+        debounce: Start after so long without another one: each that comes before the start puts it off again, and its
+            call is the one that runs. Of the same `unique_key`, or of the same task. Excludes `eta`, `delay`,
+            `throttle` and `unique_until`.
+        throttle: At most one task in such a span; those that come later get the handle of the first. Of the same
+            `unique_key`, or of the same task. Excludes `debounce` and `unique_until`.
+        concurrency_key, concurrency_limit: At most so many tasks (1 to 10,000) with this key run at once, over all
+            workers. Each needs the other.
+        rate_limit: How often tasks may start, over all workers: `"100/minute"`, `"5/s"`, `"10/30s"`; 1 to 10,000
+            starts in 1 ms to 30 days.
+        rate_key: Who shares a `rate_limit`, which it needs; all tasks of the queue that have one if not given.
+
+    Of what needs each other, one may come from `@task` and the other from the call.
 
     Raises:
         ValidationError: An option is unknown, unusable, or contradicts another one.
@@ -157,42 +130,71 @@ class TaskOptions:
     metadata: Mapping[str, Any] | None = None
     context: Mapping[str, Any] | None = field(default=None, repr=False)
     max_crashes: int | None = None
+    retry: RetryPolicy | None = None
+    max_retries: int | None = None
+    retry_delay: timedelta | None = None
+    timeout: timedelta | None = None
+    expires: timedelta | datetime | None = None
+    unique_key: str | None = None
+    unique_until: Until | timedelta | None = None
+    debounce: timedelta | None = None
+    throttle: timedelta | None = None
+    concurrency_key: str | None = None
+    concurrency_limit: int | None = None
+    rate_limit: RateLimit | None = None
+    rate_key: str | None = None
+    _names: tuple[str, ...] = field(default=(), repr=False, compare=False)
 
     def __init__(self, **given: Unpack[GivenOptions]) -> None:
-        put = object.__setattr__
-        for name, blank in _BLANKS:
-            put(self, name, blank)
+        kept: dict[str, Any] = {}
         for name, value in given.items():
             check = _CHECKS.get(name)
             if check is None:
                 raise unknown_option(name, OPTION_NAMES)
             if value is not (UNSET if name == "result_ttl" else None):
-                put(self, name, check(value))
-        if self.eta is not None and self.delay is not None:
-            raise ValidationError("eta and delay both say when to start: give one of them")
+                kept[name] = check(value)
+        for name, (others, what) in _EXCLUDES.items():
+            for other in others:
+                if name in kept and other in kept:
+                    raise ValidationError(f"{name} and {other} both say {what}: give one of them")
+        self.__setstate__(kept)
 
     def over(self, defaults: "TaskOptions") -> "TaskOptions":
-        """Return these options, filled up from `defaults`. Of `eta` and `delay` only the given one is kept."""
+        """Return these options, filled up from `defaults` with what they do not exclude."""
+        if not self._names or not defaults._names:
+            return self if self._names or not defaults._names else defaults
         mine, theirs = self.given(), defaults.given()
-        if not mine or not theirs:
-            return self if mine else defaults
-        if "eta" in mine or "delay" in mine:
-            theirs.pop("eta", None)
-            theirs.pop("delay", None)
+        for name, (others, _) in _EXCLUDES.items():
+            for other in others:
+                if name in mine:
+                    theirs.pop(other, None)
+                if other in mine:
+                    theirs.pop(name, None)
         merged = object.__new__(TaskOptions)
-        for name, blank in _BLANKS:
-            object.__setattr__(merged, name, mine.get(name, theirs.get(name, blank)))
+        merged.__setstate__({**theirs, **mine})
         return merged
 
     def given(self) -> dict[str, Any]:
         """Return the options that were given, by name."""
-        return {name: value for name, blank in _BLANKS if (value := getattr(self, name)) is not blank}
+        return {name: getattr(self, name) for name in self._names}
 
     def due_at(self, now: datetime) -> datetime | None:
-        """Return the earliest start, `delay` counted from `now`; None if there is nothing to wait for."""
+        """Return the earliest start, counted from `now`; None if there is nothing to wait for."""
         if self.eta is not None:
             return self.eta
-        return now + self.delay if self.delay else None
+        wait = self.debounce or self.delay
+        return now + wait if wait else None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.given()
+
+    def __setstate__(self, state: dict[str, Any] | list[Any]) -> None:
+        # As a list it lies in payloads with a `@task` by value that were written before there were more than nine.
+        given = state if isinstance(state, dict) else dict(zip(_BLANKS, state, strict=False))
+        given = {name: value for name, value in given.items() if value is not _BLANKS[name]}
+        for name, blank in _BLANKS.items():
+            object.__setattr__(self, name, given.get(name, blank))
+        object.__setattr__(self, "_names", tuple(given))
 
 
 def unknown_option(name: str, known: Iterable[str]) -> ValidationError:
@@ -206,41 +208,6 @@ def unknown_option(name: str, known: Iterable[str]) -> ValidationError:
 # -- One check per field ---------------------------------------------------------------------------
 
 
-def _kind(value: object) -> str:
-    """What was given, by type: a value may be secret, or its repr may fail."""
-    if value is None:
-        return "None"
-    name = type(value).__qualname__
-    return f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"
-
-
-def _said(error: Exception) -> str:
-    try:
-        return str(error) or type(error).__qualname__
-    except Exception:
-        return type(error).__qualname__
-
-
-def _eta(value: object) -> datetime:
-    if not isinstance(value, datetime):
-        raise ValidationError(f"eta is {_kind(value)}: give an aware datetime, or use delay= for a duration")
-    if value.utcoffset() is None:
-        raise ValidationError(
-            "eta is a naive datetime, which does not say when: start from datetime.now(UTC), or add the zone "
-            "with .replace(tzinfo=...)"
-        )
-    try:
-        utc = value.astimezone(UTC)
-        # A plain datetime, whatever subclass was given: it is stored, compared and pickled.
-        return datetime.combine(utc.date(), utc.time(), UTC)
-    except (OverflowError, ValueError) as error:
-        raise ValidationError("eta is out of range in UTC: give a datetime from year 1 to 9999") from error
-
-
-def _delay(value: object) -> timedelta:
-    return to_timedelta(value, "delay")
-
-
 def _result_ttl(value: object) -> timedelta | None:
     if value is None:
         return None
@@ -250,84 +217,87 @@ def _result_ttl(value: object) -> timedelta | None:
         raise ValidationError(f"{error}; None keeps the task for ever") from None
 
 
-def _integer(name: str, minimum: int, maximum: int, note: str) -> Callable[[object], int]:
-    fix = f"give an int from {minimum} to {maximum}{note}"
-
-    def check(value: object) -> int:
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise ValidationError(f"{name} is {_kind(value)}: {fix}")
-        if not minimum <= value <= maximum:
-            raise ValidationError(f"{name} is out of range: {fix}")
-        return int(value)
-
-    return check
+def _retry(value: object) -> RetryPolicy:
+    if isinstance(value, RetryPolicy):
+        return value
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValidationError(f"retry is {kind(value)}: give the number of retries, or a RetryPolicy")
+    return RetryPolicy(max_attempts=_max_retries(value, "retry") + 1)
 
 
-def _mapping(value: object, name: str) -> dict[Any, Any]:
-    """Return a copy of a mapping, whatever its keys are."""
-    if not isinstance(value, Mapping):
-        raise ValidationError(f"{name} is {_kind(value)}: give a mapping with str keys")
-    try:
-        return dict(value)
-    except Exception as error:
-        raise ValidationError(f"{name} cannot be copied ({_said(error)}): give a plain dict") from error
+def _max_retries(value: object, name: str = "max_retries") -> int:
+    note = ", how often to try again after the first attempt"
+    return integer(value, name, minimum=0, maximum=MAX_ATTEMPTS - 1, note=note)
 
 
-def _metadata(value: object) -> dict[str, Any]:
-    copy = _mapping(value, "metadata")
-    try:
-        _only_str_keys(copy)
-        data = json.dumps(copy, allow_nan=False, ensure_ascii=False).encode()
-        # Back from JSON: a copy all the way down, and what a reader will get (a list for a tuple, a str for an enum).
-        plain: dict[str, Any] = json.loads(data)
-    except UnicodeEncodeError:
-        raise ValidationError("metadata contains a lone surrogate: give text that is valid Unicode") from None
-    except Exception as error:
+def _expires(value: object) -> timedelta | datetime:
+    if isinstance(value, int | float | timedelta):
+        return to_timedelta(value, "expires", minimum=0.001)
+    return instant(value, "expires", "a duration in seconds or as a timedelta")
+
+
+def _key(value: object, name: str) -> str:
+    key = label(value, name)
+    if key.startswith(OWN_KEYS):
         raise ValidationError(
-            f"metadata is not a JSON object ({_said(error)}): use str keys, and str, int, finite float, bool, None, "
-            "list and dict"
-        ) from error
-    if len(data) > MAX_METADATA_BYTES:
-        raise ValidationError(
-            f"metadata is {len(data):,} bytes as JSON: give at most {MAX_METADATA_BYTES:,}; data for the task belongs "
-            "in its arguments"
+            f"{name} begins with {OWN_KEYS!r}, which is for sitq's own keys: give another one"
         )
-    return plain
+    return key
 
 
-def _only_str_keys(value: Any, depth: int = 1) -> None:
-    """Refuse other keys, since json would turn 1 and None into strings without a word; and what nests too deep."""
-    if depth > MAX_METADATA_DEPTH:
-        raise ValueError(f"it is nested more than {MAX_METADATA_DEPTH} deep")
-    items: Iterable[Any] = ()
-    if isinstance(value, dict):
-        for key in value:
-            if not isinstance(key, str):
-                raise TypeError(f"a key is {_kind(key)}")
-        items = value.values()
-    elif isinstance(value, list | tuple):
-        items = value
-    for item in items:
-        _only_str_keys(item, depth + 1)
-
-
-def _context(value: object) -> dict[str, Any]:
-    copy = _mapping(value, "context")
-    for key in copy:
-        if not isinstance(key, str):
-            raise ValidationError(f"context has a key that is {_kind(key)}: give a mapping with str keys")
-    return copy
+def _unique_until(value: object) -> Until | timedelta:
+    if isinstance(value, str):
+        try:
+            return Until(value)
+        except ValueError:
+            raise ValidationError(
+                "unique_until is an unknown name: give 'start', 'end' or a duration"
+            ) from None
+    try:
+        return to_timedelta(value, "unique_until", minimum=0.001)
+    except ValidationError as error:
+        raise ValidationError(f"{error}; or 'start' or 'end'") from None
 
 
 _CHECKS: Final[Mapping[str, Callable[[object], Any]]] = {
-    "eta": _eta,
-    "delay": _delay,
+    "eta": partial(instant, name="eta", otherwise="use delay= for a duration"),
+    "delay": partial(to_timedelta, name="delay"),
     "queue": partial(label, name="queue"),
-    "priority": _integer("priority", MIN_PRIORITY, MAX_PRIORITY, "; lower runs first"),
+    "priority": partial(
+        integer, name="priority", minimum=MIN_PRIORITY, maximum=MAX_PRIORITY, note="; lower runs first"
+    ),
     "id": partial(label, name="id"),
     "result_ttl": _result_ttl,
-    "metadata": _metadata,
-    "context": _context,
-    "max_crashes": _integer("max_crashes", 1, MAX_CRASHES, ", how many lost workers the task may cost"),
+    "metadata": partial(json_object, name="metadata", max_bytes=MAX_METADATA_BYTES),
+    "context": partial(str_keyed, name="context"),
+    "max_crashes": partial(
+        integer,
+        name="max_crashes",
+        minimum=1,
+        maximum=MAX_CRASHES,
+        note=", how many lost workers the task may cost",
+    ),
+    "retry": _retry,
+    "max_retries": _max_retries,
+    "retry_delay": partial(to_timedelta, name="retry_delay"),
+    "timeout": partial(to_timedelta, name="timeout", minimum=MIN_TIMEOUT, maximum=MAX_TIMEOUT),
+    "expires": _expires,
+    "unique_key": partial(_key, name="unique_key"),
+    "unique_until": _unique_until,
+    "debounce": partial(to_timedelta, name="debounce", minimum=0.001),
+    "throttle": partial(to_timedelta, name="throttle", minimum=0.001),
+    "concurrency_key": partial(_key, name="concurrency_key"),
+    "concurrency_limit": partial(integer, name="concurrency_limit", minimum=1, maximum=MAX_CONCURRENCY_LIMIT),
+    "rate_limit": rate_limit,
+    "rate_key": partial(_key, name="rate_key"),
 }
-_BLANKS: Final = tuple((name, UNSET if name == "result_ttl" else None) for name in _CHECKS)
+_BLANKS: Final = {name: UNSET if name == "result_ttl" else None for name in _CHECKS}
+
+# What excludes what, and what both would say. Of two that exclude each other the one given for the call wins.
+_EXCLUDES: Final[Mapping[str, tuple[tuple[str, ...], str]]] = {
+    "eta": (("delay",), "when to start"),
+    "debounce": (("eta", "delay"), "when to start"),
+    "retry": (("max_retries", "retry_delay"), "how to retry"),
+    "throttle": (("debounce",), "which of several to run"),
+    "unique_until": (("debounce", "throttle"), "how long the key is held"),
+}

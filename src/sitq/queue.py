@@ -9,6 +9,7 @@ from typing import Any, Final, Never, Protocol, Self, Unpack, overload
 
 from sitq.backends import open_backend
 from sitq.backends.base import Backend
+from sitq.checks import Duration, seconds
 from sitq.errors import QueueClosedError, TaskNotFoundError, TaskTimeoutError, ValidationError
 from sitq.events import Emit, TaskEnqueued, log_event
 from sitq.failure import decode_error
@@ -26,10 +27,11 @@ from sitq.model import (
     TaskRecord,
     TaskTopic,
 )
-from sitq.options import UNSET, Duration, GivenOptions, TaskOptions, seconds
+from sitq.options import UNSET, GivenOptions, TaskOptions
 from sitq.query import check_task_id, task_query
 from sitq.serialization import decode_value, encode_call
 from sitq.task import Call, Task, check_arguments, check_callable, has_parameter
+from sitq.terms import NO_TERMS, terms
 
 DEFAULT_PATH: Final = "sitq.db"
 DEFAULT_MAX_PAYLOAD: Final = 1024 * 1024
@@ -181,10 +183,12 @@ class TaskQueue:
         backend = self.backend if self._open else await self._ready()
         if not tasks:
             return []
+        handles: list[TaskHandle[Any]] = []
         for task, stored in zip(tasks, await backend.enqueue(tasks), strict=True):
             if stored.created:
                 self._emit(TaskEnqueued(task.id, task.name, task.queue))
-        return [TaskHandle(task.id, self) for task in tasks]
+            handles.append(TaskHandle(stored.id, self))
+        return handles
 
     def _new_task(self, call: Call[Any], given: TaskOptions) -> NewTask:
         if not isinstance(call, Call):
@@ -196,16 +200,23 @@ class TaskQueue:
         check_arguments(call)
         func: Any = call.func
         options = given.over(func.options) if isinstance(func, Task) else given
+        name, queue = call.name, DEFAULT_QUEUE if options.queue is None else options.queue
+        known = NO_TERMS
+        if options is not _NO_OPTIONS:
+            known = terms(options, name=name, queue=queue, now=datetime.now(UTC))
         return NewTask(
             new_id() if options.id is None else options.id,
-            call.name,
-            encode_call(call, options.context, max_payload=self.max_payload),
-            DEFAULT_QUEUE if options.queue is None else options.queue,
+            name,
+            encode_call(call, options.context, max_payload=self.max_payload, rules=known.rules),
+            queue,
             0 if options.priority is None else options.priority,
-            None if options is _NO_OPTIONS else options.due_at(datetime.now(UTC)),
+            known.due_at,
             DEFAULT_MAX_CRASHES if options.max_crashes is None else options.max_crashes,
             DEFAULT_RESULT_TTL if options.result_ttl is UNSET else options.result_ttl,
             options.metadata,
+            known.unique,
+            known.concurrency,
+            known.rate,
         )
 
     # -- Looking at them ---------------------------------------------------------------------------

@@ -28,6 +28,7 @@ import cloudpickle  # type: ignore[import-untyped]
 
 from sitq.errors import PayloadTooLargeError, TaskSerializationError
 from sitq.failure import reason, type_name
+from sitq.rules import NO_RULES, RunRules
 from sitq.task import MAIN, Call, Task, importable, parameter_names
 
 _MAGIC: Final = b"sq"
@@ -51,29 +52,41 @@ _PROVEN: Final = frozenset({date, datetime, time, timedelta, timezone, Decimal, 
 # -- Calls -----------------------------------------------------------------------------------------
 
 
-def encode_call(call: Call[Any], context: Mapping[str, Any] | None, *, max_payload: int) -> bytes:
-    """Return the call and its context as bytes.
+def encode_call(
+    call: Call[Any], context: Mapping[str, Any] | None, *, max_payload: int, rules: RunRules = NO_RULES
+) -> bytes:
+    """Return the call, its context and its rules as bytes.
 
     Args:
         context: What travels beside the arguments.
         max_payload: The accepted size in bytes.
+        rules: What the worker has to know besides.
 
     Raises:
-        TaskSerializationError: The function, an argument or the context cannot be pickled; the message names it.
+        TaskSerializationError: The function, an argument, the context or `retry` cannot be pickled; it is named.
         PayloadTooLargeError: More than `max_payload` bytes.
     """
     func, args, kwargs = call
     try:
+<<<<<<< HEAD
         named = type(func) is FunctionType and importable(func)
         target = f"{func.__module__}\n{func.__qualname__}" if named else func
         if context:
             data, _ = _encode((target, args, kwargs, context))
+=======
+        if rules != NO_RULES:
+            # As a plain tuple: it can grow, and without a policy there is nothing in it for the pickler to look at.
+            flat = not context and rules.retry is None and _is_flat(func, args, kwargs)
+            data, _ = _encode((func, args, kwargs, context or {}, tuple(rules)), flat)
+        elif context:
+            data, _ = _encode((func, args, kwargs, context))
+>>>>>>> life-core
         else:
             data, _ = _encode((target, args, kwargs), named and _is_flat(args, kwargs))
     except KeyboardInterrupt:
         raise  # of the caller, who waits for this
     except BaseException as error:
-        raise _blame(call, context or {}, error) from error
+        raise _blame(call, context or {}, rules, error) from error
     if len(data) > max_payload:
         raise PayloadTooLargeError(
             f"the call of {call.name} is {len(data):,} bytes encoded, and max_payload is {max_payload:,}: store the "
@@ -82,16 +95,40 @@ def encode_call(call: Call[Any], context: Mapping[str, Any] | None, *, max_paylo
     return data
 
 
-def decode_call(data: bytes) -> tuple[Call[Any], Mapping[str, Any]]:
-    """Return the call and its context. This runs code that the call refers to; no error of it gets through.
+def decode_call(data: bytes) -> tuple[Call[Any], Mapping[str, Any], RunRules]:
+    """Return the call, its context and its rules. This runs code that the call refers to; no error of it gets through.
 
     Raises:
         TaskSerializationError: Not written by sitq, damaged, by another Python, or its code cannot be loaded here.
     """
+<<<<<<< HEAD
     loaded: tuple[Call[Any], Mapping[str, Any]] | None = _decode(data, "call", load=_load_call)
     if loaded is None:
         raise TaskSerializationError("these bytes are a result, not a call")
     return loaded
+=======
+    parts = _decode(data, "call")
+    if type(parts) is tuple:
+        match len(parts):
+            case 3:
+                return Call(*parts), {}, NO_RULES
+            case 4:
+                return Call(*parts[:3]), parts[3], NO_RULES
+            case 5 if type(parts[4]) is tuple:
+                return Call(*parts[:3]), parts[3], _rules(parts[4])
+            case _:
+                pass
+    raise TaskSerializationError("these bytes are a result, not a call")
+
+
+def _rules(fields: tuple[Any, ...]) -> RunRules:
+    known = len(RunRules._fields)
+    if any(each is not None for each in fields[known:]):
+        raise TaskSerializationError(
+            "this call has rules that this sitq does not know: use the sitq that wrote it"
+        )
+    return RunRules(*fields[:known])
+>>>>>>> life-core
 
 
 # -- Values ----------------------------------------------------------------------------------------
@@ -287,17 +324,19 @@ def _check_header(header: bytes, what: str) -> None:
 # -- Whose fault it is -----------------------------------------------------------------------------
 
 
-def _blame(call: Call[Any], context: Mapping[str, Any], error: BaseException) -> TaskSerializationError:
+def _blame(
+    call: Call[Any], context: Mapping[str, Any], rules: RunRules, error: BaseException
+) -> TaskSerializationError:
     """Pickle the parts one by one, to name the first that fails."""
     with suppress(Exception):  # inspect stumbles over empty closures and odd signatures: then without a name
-        for label, part, fix in _parts(call, context):
+        for label, part, fix in _parts(call, context, rules):
             cause = _failure(part)
             if cause is not None:
                 return TaskSerializationError(f"{label} cannot be pickled: {reason(cause)}. {fix}")
     return TaskSerializationError(f"the call of {call.name} cannot be pickled: {reason(error)}")
 
 
-def _parts(call: Call[Any], context: Mapping[str, Any]) -> Iterator[tuple[str, Any, str]]:
+def _parts(call: Call[Any], context: Mapping[str, Any], rules: RunRules) -> Iterator[tuple[str, Any, str]]:
     name, names = call.name, parameter_names(call.func)
     fix = "Pass plain data, such as a path or an id, and open or look up the rest inside the task"
     for index, value in enumerate(call.args):
@@ -307,6 +346,12 @@ def _parts(call: Call[Any], context: Mapping[str, Any]) -> Iterator[tuple[str, A
         yield f"argument `{key}` ({type_name(value)}) of {name}", value, fix
     for key, value in context.items():
         yield f"context[{key!r}] ({type_name(value)})", value, "Give plain data"
+    if rules.retry is not None:
+        policy, move = rules.retry, "Define it in a module that the worker can import"
+        yield f"the backoff of retry ({type_name(policy.backoff)})", policy.backoff, move
+        for option in ("on", "give_up_on"):
+            for each in getattr(policy, option):
+                yield f"{option} of retry has {each.__qualname__} in it, which", each, move
     fix = "Pass it as plain data, or move the function into a module, where it goes by reference"
     for key, value in _captured(call.func).items():
         yield f"{name} goes by value, and its `{key}` ({type_name(value)})", value, fix

@@ -12,11 +12,12 @@ from types import TracebackType
 from typing import Any, Final, Protocol, Self, Unpack, overload
 
 from sitq.backends.base import Backend
+from sitq.checks import Duration
 from sitq.errors import BackendConnectionError
 from sitq.handle import Result, SyncTaskHandle, TaskHandle
 from sitq.loop import LoopThread, closed, refuse_on_loop
 from sitq.model import Stats, Status, TaskId, TaskRecord
-from sitq.options import Duration, GivenOptions
+from sitq.options import GivenOptions
 from sitq.queue import DEFAULT_MAX_PAYLOAD, DEFAULT_PATH, Enqueuer, TaskQueue
 from sitq.task import Call
 

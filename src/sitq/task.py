@@ -13,8 +13,9 @@ from weakref import WeakKeyDictionary
 
 import cloudpickle  # type: ignore[import-untyped]
 
+from sitq.checks import label
 from sitq.errors import ValidationError
-from sitq.options import DEFAULT_NAMES, OPTION_NAMES, GivenDefaults, TaskOptions, label, unknown_option
+from sitq.options import DEFAULT_NAMES, OPTION_NAMES, GivenDefaults, TaskOptions, unknown_option
 
 # The names of the module that a process was started with: in another process they are another module.
 MAIN: Final = frozenset({"__main__", "__mp_main__"})
@@ -117,7 +118,7 @@ def task(func: Callable[..., Any] | None = None, /, **given: Any) -> Any:
     """Make a definition of a function: `@task`, or `@task(queue=..., priority=..., name=...)`.
 
     Args:
-        queue, priority, result_ttl, metadata, max_crashes: Defaults for every call; see `TaskOptions`.
+        given: Options for every call; `TaskOptions` says what there is. All but eta, delay, id and context.
         name: What lists and logs call it; `module.qualname` by default.
 
     Raises:

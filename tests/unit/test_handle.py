@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from sitq.checks import MAX_DURATION
 from sitq.errors import TaskCancelledError, TaskError, TaskFailedError
 from sitq.handle import Result, SyncTaskHandle, TaskHandle
 from sitq.model import Status
-from sitq.options import MAX_DURATION
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 KINDS: list[Any] = [TaskHandle, SyncTaskHandle]

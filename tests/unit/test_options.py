@@ -13,8 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sitq.checks import label, seconds, to_timedelta
 from sitq.errors import ValidationError
-from sitq.options import UNSET, TaskOptions, label, seconds, to_timedelta
+from sitq.options import UNSET, TaskOptions
 
 # A busy machine is no failure.
 unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -255,7 +256,7 @@ def test_metadata_of_the_largest_size() -> None:
         ("max_crash", "'max_crashes'"),
         ("meta_data", "'metadata'"),
         ("resultttl", "'result_ttl'"),
-        ("zzz", "there are context, delay, eta"),
+        ("zzz", "there are concurrency_key, concurrency_limit, context, debounce, delay, eta"),
     ],
 )
 def test_unknown_names_get_a_hint(name: str, hint: str) -> None:

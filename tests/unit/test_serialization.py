@@ -35,6 +35,7 @@ from hypothesis import strategies as st
 
 from sitq.errors import PayloadTooLargeError, TaskSerializationError
 from sitq.failure import MAX_MESSAGE, MAX_TRACEBACK, ErrorInfo, decode_error, encode_error
+from sitq.rules import NO_RULES
 from sitq.serialization import decode_call, decode_value, encode_call, encode_value
 from sitq.task import Call, call, task
 
@@ -125,7 +126,7 @@ plain = st.recursive(
 def test_plain_data_comes_back(args: list[Any], kwargs: dict[str, Any], context: dict[str, Any]) -> None:
     made = Call[Any](resize, tuple(args), kwargs)
     data = encode_call(made, context, max_payload=MAX)
-    assert decode_call(data) == (made, context)
+    assert decode_call(data) == (made, context, NO_RULES)
     assert codec(data) == BY_REFERENCE
 
 
@@ -172,7 +173,7 @@ SOME = [
 def test_what_can_be_imported_goes_by_reference(value: Any) -> None:
     data = encode(Call(resize, (value,), {"key": value}))
     assert codec(data) == BY_REFERENCE
-    found, context = decode_call(data)
+    found, context, _ = decode_call(data)
     assert found.func is resize
     if not isinstance(value, Exception | operator.itemgetter):
         assert found.args == (value,)
@@ -369,7 +370,7 @@ SCRIPT = """
     WORKER = '''
     import sys
     from sitq.serialization import decode_call, encode_value
-    call, context = decode_call(sys.stdin.buffer.read())
+    call, context, _ = decode_call(sys.stdin.buffer.read())
     assert "Point" not in dir(sys.modules["__main__"])
     sys.stdout.buffer.write(encode_value(call.func(*call.args, **call.kwargs), max_payload=10**6))
     '''
@@ -426,7 +427,7 @@ def test_a_spawned_process_sends_functions_of_its_parents_script(tmp_path: Path)
             code = '''
         import sys
         from sitq.serialization import decode_call
-        call, _ = decode_call(sys.stdin.buffer.read())
+        call, *_ = decode_call(sys.stdin.buffer.read())
         print(call.func(*call.args))
         '''
             print(subprocess.run([sys.executable, "-c", code], input=data, stdout=subprocess.PIPE).stdout.decode())
@@ -461,7 +462,7 @@ def test_modules_made_by_hand_go_by_value(
     data, whole = encode(made), encode(Call(resize, (by_hand,), {}))
     monkeypatch.delitem(sys.modules, by_hand.__name__)
 
-    found, _ = decode_call(data)
+    found, *_ = decode_call(data)
     value = found.args[0][0]["box"].value if nested else found.func(*found.args)
     assert value == (4 if nested else 8)
     assert decode_call(whole)[0].args[0].FACTOR == 2
@@ -483,7 +484,7 @@ def test_modules_registered_by_value_go_by_value() -> None:
     finally:
         cloudpickle.unregister_pickle_by_value(here)
     assert codec(data) == codec(named) == BY_VALUE
-    found, _ = decode_call(data)
+    found, *_ = decode_call(data)
     assert found.func is not resize
     assert decode_call(named)[0].func(3) == 3
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Self
 
+from sitq.checks import Duration, seconds
 from sitq.config import (
     DEFAULT_CONCURRENCY,
     DEFAULT_LEASE,
@@ -16,7 +17,6 @@ from sitq.errors import QueueEmptyError, WorkerStoppedError
 from sitq.events import Events
 from sitq.handle import Result
 from sitq.model import TaskId
-from sitq.options import Duration, seconds
 from sitq.query import check_task_id
 from sitq.queue import TaskQueue
 from sitq.worker.services import Services

@@ -1,0 +1,28 @@
+"""What a worker has to know about a task besides its call. Travels in the payload, beside call and context."""
+
+from datetime import datetime
+from typing import Final, NamedTuple
+
+from sitq.retry import RetryPolicy
+
+DEFAULT_TIMEOUT: Final = 24 * 3600.0
+"""Seconds that an attempt may take when nothing else was said: no task holds its slot for ever."""
+MIN_TIMEOUT: Final = 0.001
+MAX_TIMEOUT: Final = 30 * 24 * 3600.0
+
+
+class RunRules(NamedTuple):
+    """What the options of a task ask of the worker that runs it.
+
+    Attributes:
+        retry: None means one attempt.
+        timeout: Seconds that one attempt may take; None means `DEFAULT_TIMEOUT`.
+        expires_at: No attempt starts after it, in UTC; None means never.
+    """
+
+    retry: RetryPolicy | None = None
+    timeout: float | None = None
+    expires_at: datetime | None = None
+
+
+NO_RULES: Final = RunRules()
