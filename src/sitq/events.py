@@ -243,7 +243,7 @@ type Event = (
     | WorkerStopped
 )
 type Emit = Callable[[Event], None]
-type Handler = Callable[[Any], Awaitable[Any] | None]
+type EventHandler[E] = Callable[[E], Awaitable[Any] | None]
 
 _logger = logging.getLogger("sitq")
 # A library is silent until its application asks for logs.
@@ -333,7 +333,7 @@ class Events:
 
     def __init__(self, parent: "Events | None" = None) -> None:
         self._parent = parent
-        self._handlers: dict[type[Any], list[Handler]] = {}
+        self._handlers: dict[type[Any], list[EventHandler[Any]]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._running: set[asyncio.Future[Any]] = set()
 
@@ -341,7 +341,7 @@ class Events:
         """Run coroutines of handlers on the running loop from now on."""
         self._loop = asyncio.get_running_loop()
 
-    def on(self, kind: type[Any], handler: Handler) -> None:
+    def on(self, kind: type[Any], handler: EventHandler[Any]) -> None:
         """Call `handler` with each event of this kind."""
         self._handlers.setdefault(kind, []).append(handler)
 

@@ -2,16 +2,19 @@
 
 import asyncio
 import os
-from collections.abc import Callable, Collection, Coroutine, Iterable
+from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Iterable, Mapping
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any, Final, Never, Protocol, Self, Unpack, overload
+from typing import Any, Final, Never, Protocol, Self, Unpack, get_args, overload
 
+from sitq import deadletters
 from sitq.backends import open_backend
 from sitq.backends.base import Backend
-from sitq.checks import Duration, seconds
+from sitq.checks import Duration, integer, label, seconds
+from sitq.deadletters import selection
+from sitq.details import TaskDetails, details
 from sitq.errors import QueueClosedError, TaskNotFoundError, TaskTimeoutError, ValidationError
-from sitq.events import Emit, TaskEnqueued, log_event
+from sitq.events import Event, EventHandler, Events, TaskEnqueued, TaskRequeued
 from sitq.failure import decode_error
 from sitq.handle import Result, TaskHandle
 from sitq.ids import new_id
@@ -19,6 +22,7 @@ from sitq.model import (
     DEFAULT_MAX_CRASHES,
     DEFAULT_QUEUE,
     DEFAULT_RESULT_TTL,
+    NOTES_KEPT,
     NewTask,
     Stats,
     Status,
@@ -26,16 +30,21 @@ from sitq.model import (
     TaskQuery,
     TaskRecord,
     TaskTopic,
+    WorkerRecord,
 )
 from sitq.options import UNSET, GivenOptions, TaskOptions
 from sitq.query import check_task_id, task_query
 from sitq.serialization import decode_value, encode_call
+from sitq.stream import Streamed, stream
 from sitq.task import Call, Task, check_arguments, check_callable, has_parameter
 from sitq.terms import NO_TERMS, terms
 
 DEFAULT_PATH: Final = "sitq.db"
 DEFAULT_MAX_PAYLOAD: Final = 1024 * 1024
 _POLL_INTERVAL: Final = 1.0
+_ALL_NOTES: Final = sum(NOTES_KEPT.values())
+_SETTLE_TIMEOUT: Final = 5.0
+"""How long handlers of events may take to end when the queue closes."""
 _NO_OPTIONS: Final = TaskOptions()
 
 
@@ -47,9 +56,14 @@ class TaskQueue:
     Args:
         backend: Path of a SQLite file (created if missing), a URL, or a `Backend`. `sitq.db` by default.
         max_payload: Largest encoded call or result, in bytes.
+        max_pending: How many tasks may be pending, for each queue or for those in a mapping by name. An `enqueue` that
+            would exceed it raises `QueueFullError`. It bounds what this object enqueues; give it to all producers.
+
+    Attributes:
+        emitter: Hands out the events of this queue and its workers; `on` adds to it.
 
     Raises:
-        ValidationError: The URL or `max_payload` is not usable.
+        ValidationError: The URL, `max_payload` or `max_pending` is not usable.
     """
 
     def __init__(
@@ -57,6 +71,7 @@ class TaskQueue:
         backend: str | os.PathLike[str] | Backend = DEFAULT_PATH,
         *,
         max_payload: int = DEFAULT_MAX_PAYLOAD,
+        max_pending: int | Mapping[str, int] | None = None,
     ) -> None:
         if not isinstance(max_payload, int) or isinstance(max_payload, bool) or max_payload < 1:
             raise ValidationError(
@@ -70,7 +85,8 @@ class TaskQueue:
             )
         self.backend: Final[Backend] = backend
         self.max_payload: Final = max_payload
-        self._emit: Emit = log_event
+        self._max_pending: Final = _max_pending(max_pending)
+        self.emitter: Final = Events()
         self._open = False
         self._closed = False
 
@@ -83,11 +99,13 @@ class TaskQueue:
             BackendConnectionError: The storage cannot be opened; the message says why and what to do.
         """
         await self.backend.open()
+        self.emitter.bind()
         self._open, self._closed = True, False
 
     async def close(self) -> None:
         """Finish what was handed over and release the storage. Idempotent."""
         self._open, self._closed = False, True
+        await self.emitter.settle(_SETTLE_TIMEOUT)
         await self.backend.close()
 
     async def __aenter__(self) -> Self:
@@ -183,12 +201,19 @@ class TaskQueue:
         backend = self.backend if self._open else await self._ready()
         if not tasks:
             return []
+        answers = await backend.enqueue(tasks, max_pending=self._bounds(tasks))
+        told = self.emitter.wants(TaskEnqueued)
         handles: list[TaskHandle[Any]] = []
-        for task, stored in zip(tasks, await backend.enqueue(tasks), strict=True):
-            if stored.created:
-                self._emit(TaskEnqueued(task.id, task.name, task.queue))
+        for task, stored in zip(tasks, answers, strict=True):
+            if stored.created and told:
+                self.emitter(TaskEnqueued(task.id, task.name, task.queue))
             handles.append(TaskHandle(stored.id, self))
         return handles
+
+    def _bounds(self, tasks: list[NewTask]) -> Mapping[str, int] | None:
+        if isinstance(self._max_pending, int):
+            return {task.queue: self._max_pending for task in tasks}
+        return self._max_pending
 
     def _new_task(self, call: Call[Any], given: TaskOptions) -> NewTask:
         if not isinstance(call, Call):
@@ -235,15 +260,18 @@ class TaskQueue:
         """
         if timeout is None:
             return _result(await self._record(task_id, with_bytes=True))
-        wait = seconds(timeout, "timeout")
         check_task_id(task_id)
+        return _result(await self._ended(task_id, seconds(timeout, "timeout")))
+
+    async def _ended(self, task_id: TaskId, wait: float) -> TaskRecord:
+        """The record of a task, once it has finished. Raises `TaskTimeoutError` if that takes longer than `wait`."""
         backend = await self._ready()
         deadline = asyncio.get_running_loop().time() + wait
         async with backend.listen([TaskTopic(task_id)]) as signal:
             while True:
                 record = await self._record(task_id, with_bytes=True)
                 if record.status.finished:
-                    return _result(record)
+                    return record
                 left = deadline - asyncio.get_running_loop().time()
                 if left <= 0:
                     raise TaskTimeoutError(
@@ -257,9 +285,10 @@ class TaskQueue:
         """Where the task is in its life. Raises `TaskNotFoundError` for an unknown id."""
         return (await self._record(task_id)).status
 
-    async def get(self, task_id: TaskId) -> TaskRecord:
+    async def get(self, task_id: TaskId) -> TaskDetails:
         """Everything that is stored about a task, but its bytes. Raises `TaskNotFoundError` for an unknown id."""
-        return await self._record(task_id)
+        record = await self._record(task_id, with_bytes=True)
+        return details(record, await (await self._ready()).notes(task_id, limit=_ALL_NOTES))
 
     async def find(
         self,
@@ -292,16 +321,120 @@ class TaskQueue:
         """How many tasks of each state are in each queue."""
         return await (await self._ready()).stats()
 
-    async def cancel(self, task_id: TaskId) -> Status:
+    async def events(self, task_id: TaskId, *, after: str | None = None) -> AsyncGenerator[Streamed]:
+        """What happens to a task, until it has finished: changes of state, progress, lines, partial results.
+
+        Readable from any process. Of progress the last is kept, of lines and values the newest 1,000: that is what a
+        reader who comes late will see.
+
+        Args:
+            after: The `cursor` of the last entry that the reader has had, to go on behind it.
+
+        Raises:
+            TaskNotFoundError: Unknown id, or pruned.
+            ValidationError: `after` is no cursor.
+        """
+        check_task_id(task_id)
+        backend = await self._ready()
+        async for entry in stream(backend, lambda: self._record(task_id, with_bytes=True), task_id, after):
+            yield entry
+
+    def on[E](self, kind: type[E], /) -> Callable[[EventHandler[E]], EventHandler[E]]:
+        """Call the decorated function, plain or async, with each event of this kind, such as `TaskFailed`.
+
+        It hears of what happens in this process: to this queue, and to workers made with it. What it raises is logged
+        and hurts nobody. A plain function runs where the event happens, so it must be quick.
+
+        Raises:
+            ValidationError: Not a kind of event.
+        """
+        if kind not in get_args(Event.__value__):
+            raise ValidationError(f"{kind!r} is no kind of event: take one from sitq.events")
+
+        def decorate(handler: EventHandler[E]) -> EventHandler[E]:
+            self.emitter.on(kind, handler)
+            return handler
+
+        return decorate
+
+    # -- Steering ----------------------------------------------------------------------------------
+
+    async def cancel(self, task_id: TaskId, timeout: Duration | None = None) -> Status:
         """Cancel a task: one that has not started never will; a running one is asked to stop; a finished one stays.
 
-        Returns the status after the call. Raises `TaskNotFoundError` for an unknown id.
+        A running coroutine is cancelled, a plain function sees it in `current_task().cancelled`. Whatever ends it first
+        counts, so it may still succeed.
+
+        Args:
+            timeout: Wait so long (seconds or timedelta) for a running task to end.
+
+        Returns the status after the call.
+
+        Raises:
+            TaskNotFoundError: Unknown id, or pruned.
+            TaskTimeoutError: It runs on after `timeout`.
         """
         check_task_id(task_id)
         statuses = await (await self._ready()).cancel([task_id])
         if task_id not in statuses:
             raise TaskNotFoundError(task_id)
-        return statuses[task_id]
+        if timeout is None or statuses[task_id].finished:
+            return statuses[task_id]
+        return (await self._ended(task_id, seconds(timeout, "timeout"))).status
+
+    async def requeue(
+        self,
+        ids: TaskId | Collection[TaskId] | None = None,
+        *,
+        status: Status | Collection[Status] | None = None,
+        queue: str | None = None,
+        name: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+    ) -> list[TaskId]:
+        """Give failed and cancelled tasks a new run, with all its attempts: those with these ids, or all that match.
+
+        Args:
+            status: Failed by default.
+            queue, name, since, until: As in `find`.
+
+        Returns the ids of those that got one. A task in another state stays as it is, and so does one whose unique key
+        another task holds by now.
+
+        Raises:
+            ValidationError: Neither ids nor a filter, or both.
+        """
+        query = selection(ids, status=status, queue=queue, name=name, since=since, until=until)
+        done = await deadletters.requeue(await self._ready(), query)
+        for task in done:
+            self.emitter(TaskRequeued(task.id, task.name, task.queue))
+        return [task.id for task in done]
+
+    async def discard(
+        self,
+        ids: TaskId | Collection[TaskId] | None = None,
+        *,
+        status: Status | Collection[Status] | None = None,
+        queue: str | None = None,
+        name: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+    ) -> int:
+        """Delete failed and cancelled tasks, chosen as in `requeue`. Tells how many."""
+        query = selection(ids, status=status, queue=queue, name=name, since=since, until=until)
+        return await deadletters.discard(await self._ready(), query)
+
+    async def pause(self, queue: str) -> None:
+        """Start nothing more from this queue, in no worker, until `resume`. What runs goes on. Kept in the store."""
+        await (await self._ready()).set_paused(label(queue, "queue"), True)
+
+    async def resume(self, queue: str) -> None:
+        """Start tasks from this queue again."""
+        await (await self._ready()).set_paused(label(queue, "queue"), False)
+
+    async def workers(self) -> list[WorkerRecord]:
+        """The workers that were alive within the last day; one is taken for dead when its `alive_until` has passed."""
+        return await (await self._ready()).workers()
 
     async def _record(self, task_id: TaskId, *, with_bytes: bool = False) -> TaskRecord:
         check_task_id(task_id)
@@ -341,6 +474,18 @@ class _Enqueue(Protocol):
     """How a view reaches its queue."""
 
     async def __call__[R](self, calls: Iterable[Call[R]], options: TaskOptions) -> list[TaskHandle[R]]: ...
+
+
+def _max_pending(given: object) -> int | Mapping[str, int] | None:
+    if given is None:
+        return None
+    if isinstance(given, Mapping):
+        return {label(name, "max_pending"): _bound(count) for name, count in given.items()}
+    return _bound(given)
+
+
+def _bound(count: object) -> int:
+    return integer(count, "max_pending", minimum=1, maximum=2**31)
 
 
 def _result(record: TaskRecord) -> Result[Any]:

@@ -68,19 +68,14 @@ def encode_call(
     """
     func, args, kwargs = call
     try:
-<<<<<<< HEAD
         named = type(func) is FunctionType and importable(func)
         target = f"{func.__module__}\n{func.__qualname__}" if named else func
-        if context:
-            data, _ = _encode((target, args, kwargs, context))
-=======
         if rules != NO_RULES:
             # As a plain tuple: it can grow, and without a policy there is nothing in it for the pickler to look at.
-            flat = not context and rules.retry is None and _is_flat(func, args, kwargs)
-            data, _ = _encode((func, args, kwargs, context or {}, tuple(rules)), flat)
+            flat = named and not context and rules.retry is None and _is_flat(args, kwargs)
+            data, _ = _encode((target, args, kwargs, context or {}, tuple(rules)), flat)
         elif context:
-            data, _ = _encode((func, args, kwargs, context))
->>>>>>> life-core
+            data, _ = _encode((target, args, kwargs, context))
         else:
             data, _ = _encode((target, args, kwargs), named and _is_flat(args, kwargs))
     except KeyboardInterrupt:
@@ -95,40 +90,19 @@ def encode_call(
     return data
 
 
-def decode_call(data: bytes) -> tuple[Call[Any], Mapping[str, Any], RunRules]:
+type _Loaded = tuple[Call[Any], Mapping[str, Any], RunRules]
+
+
+def decode_call(data: bytes) -> _Loaded:
     """Return the call, its context and its rules. This runs code that the call refers to; no error of it gets through.
 
     Raises:
         TaskSerializationError: Not written by sitq, damaged, by another Python, or its code cannot be loaded here.
     """
-<<<<<<< HEAD
-    loaded: tuple[Call[Any], Mapping[str, Any]] | None = _decode(data, "call", load=_load_call)
+    loaded: _Loaded | None = _decode(data, "call", load=_load_call)
     if loaded is None:
         raise TaskSerializationError("these bytes are a result, not a call")
     return loaded
-=======
-    parts = _decode(data, "call")
-    if type(parts) is tuple:
-        match len(parts):
-            case 3:
-                return Call(*parts), {}, NO_RULES
-            case 4:
-                return Call(*parts[:3]), parts[3], NO_RULES
-            case 5 if type(parts[4]) is tuple:
-                return Call(*parts[:3]), parts[3], _rules(parts[4])
-            case _:
-                pass
-    raise TaskSerializationError("these bytes are a result, not a call")
-
-
-def _rules(fields: tuple[Any, ...]) -> RunRules:
-    known = len(RunRules._fields)
-    if any(each is not None for each in fields[known:]):
-        raise TaskSerializationError(
-            "this call has rules that this sitq does not know: use the sitq that wrote it"
-        )
-    return RunRules(*fields[:known])
->>>>>>> life-core
 
 
 # -- Values ----------------------------------------------------------------------------------------
@@ -258,14 +232,26 @@ def _seal(header: bytes, body: bytes) -> bytes:
     return header + crc32(body).to_bytes(4) + body
 
 
-def _load_call(body: bytes) -> tuple[Call[Any], Mapping[str, Any]] | None:
+def _load_call(body: bytes) -> _Loaded | None:
     parts = pickle.loads(body)
-    if type(parts) is not tuple or not 3 <= len(parts) <= 4:
+    if type(parts) is not tuple or not 3 <= len(parts) <= 5:
         return None
-    func, args, kwargs = parts[:3]
+    func, args, kwargs, *more = parts
     if type(func) is str:
         func = _function(func)
-    return Call(func, args, kwargs), parts[3] if len(parts) == 4 else {}
+    call: Call[Any] = Call(func, args, kwargs)
+    if not more:
+        return call, {}, NO_RULES
+    return call, more[0], _rules(more[1]) if len(more) == 2 else NO_RULES
+
+
+def _rules(fields: tuple[Any, ...]) -> RunRules:
+    known = len(RunRules._fields)
+    if any(each is not None for each in fields[known:]):
+        raise TaskSerializationError(
+            "this call has rules that this sitq does not know: use the sitq that wrote it"
+        )
+    return RunRules(*fields[:known])
 
 
 def _function(path: str) -> Any:

@@ -36,7 +36,7 @@ class SelfPortrait:
 
 def _process() -> Any:
     try:
-        import psutil  # noqa: PLC0415  # an extra
+        import psutil  # type: ignore[import-untyped]  # noqa: PLC0415  # an extra
     except ImportError:
         return None
     return psutil.Process()

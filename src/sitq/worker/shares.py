@@ -39,8 +39,8 @@ async def _by_share(queues: Sequence[str], shares: Sequence[int], reserve: Reser
     if not left:
         return found
     # What one queue leaves is for the others.
-    [rest] = await asyncio.gather(reserve(queues, left), return_exceptions=True)
-    return combine([found._replace(next_due_at=None), rest])
+    answers = await asyncio.gather(reserve(queues, left), return_exceptions=True)
+    return combine([found._replace(next_due_at=None), *answers])
 
 
 def combine(answers: Iterable[Reserved | BaseException]) -> Reserved:

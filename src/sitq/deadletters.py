@@ -1,0 +1,77 @@
+"""Tasks that ended without a result, in the mass: started again or thrown away."""
+
+from collections.abc import AsyncGenerator, Collection
+from dataclasses import replace
+from datetime import datetime
+
+from sitq.backends.base import Backend
+from sitq.errors import ValidationError
+from sitq.model import Status, TaskId, TaskQuery, TaskRecord
+from sitq.query import check_task_id, task_query
+
+_BATCH = 500
+ENDED_WITHOUT_RESULT = (Status.FAILED, Status.CANCELLED)
+
+
+def selection(
+    ids: TaskId | Collection[TaskId] | None,
+    *,
+    status: Status | Collection[Status] | None,
+    queue: str | None,
+    name: str | None,
+    since: datetime | None,
+    until: datetime | None,
+) -> TaskQuery:
+    """Make the query for what `requeue` and `discard` are about.
+
+    Raises:
+        ValidationError: Both ids and a filter, or neither; or one of them is not usable.
+    """
+    filters = {"status": status, "queue": queue, "name": name, "since": since, "until": until}
+    given = [field for field, value in filters.items() if value is not None]
+    if (ids is None) == (not given):
+        text = f"ids and {given[0]} both say which tasks" if given else "nothing says which tasks"
+        raise ValidationError(f"{text}: give ids, or a filter; status='failed' means all that failed")
+    if ids is None:
+        query = task_query(
+            status=status or Status.FAILED,
+            queue=queue,
+            name=name,
+            since=since,
+            until=until,
+            before=None,
+            limit=_BATCH,
+        )
+        wrong = [one for one in query.statuses or () if one not in ENDED_WITHOUT_RESULT]
+        if wrong:
+            raise ValidationError(f"status is {wrong[0]}: only failed and cancelled tasks can be meant")
+        return query
+    wanted = [ids] if isinstance(ids, str) else list(ids)
+    for task_id in wanted:
+        check_task_id(task_id)
+    return TaskQuery(ids=wanted, statuses=ENDED_WITHOUT_RESULT, limit=max(len(wanted), 1))
+
+
+async def _pages(backend: Backend, query: TaskQuery) -> AsyncGenerator[list[TaskRecord]]:
+    while page := await backend.find(query):
+        yield page
+        if query.ids is not None or len(page) < query.limit:
+            return
+        query = replace(query, before=page[-1].seq)
+
+
+async def requeue(backend: Backend, query: TaskQuery) -> list[TaskRecord]:
+    """Give what matches a new run, in batches. Returns those that got one, as they were."""
+    done: list[TaskRecord] = []
+    async for page in _pages(backend, query):
+        requeued = set(await backend.requeue([task.id for task in page]))
+        done += [task for task in page if task.id in requeued]
+    return done
+
+
+async def discard(backend: Backend, query: TaskQuery) -> int:
+    """Delete what matches, in batches. Returns how many."""
+    total = 0
+    async for page in _pages(backend, query):
+        total += await backend.prune(len(page), ids=[task.id for task in page])
+    return total
