@@ -22,14 +22,22 @@ class TaskError(SitqError):
 class TaskNotFoundError(TaskError, LookupError):
     """No task has this id: it was never enqueued here, or its result was kept for `result_ttl` and then pruned."""
 
+    _why = "it was never enqueued in this store, or its result_ttl has passed and it was pruned"
+
     def __init__(self, task_id: str) -> None:
-        super().__init__(
-            f"no task {task_id!r}: it was never enqueued in this store, or its result_ttl has passed and it was pruned"
-        )
+        super().__init__(f"no task {task_id!r}: {self._why}")
         self.task_id = task_id
 
     def __reduce__(self) -> tuple[type, tuple[str]]:
         return type(self), (self.task_id,)
+
+
+class ResultExpiredError(TaskNotFoundError):
+    """The task was stored and is gone: its `result_ttl` passed after its end, or it was removed by hand."""
+
+    _why = (
+        "its result has expired: result_ttl passed after its end and it was pruned, or it was removed by hand"
+    )
 
 
 class TaskTimeoutError(TaskError, TimeoutError):
@@ -40,15 +48,32 @@ class TaskFailedError(TaskError):
     """The task ended in failure. Carries what the worker recorded, as data: the original exception is not rebuilt."""
 
     def __init__(self, task_id: str, error_type: str, message: str, traceback: str = "") -> None:
-        text = f"task {task_id} failed: {error_type}: {message}"
+        text = f"task {task_id} {self._how()}: {error_type}: {message}"
         super().__init__(f"{text}\n\nTraceback in the worker:\n{traceback}" if traceback else text)
         self.task_id = task_id
         self.error_type = error_type
         self.message = message
         self.traceback = traceback
 
-    def __reduce__(self) -> tuple[type, tuple[str, str, str, str]]:
+    def _how(self) -> str:
+        return "failed"
+
+    def __reduce__(self) -> tuple[type, tuple[str | int, ...]]:
         return type(self), (self.task_id, self.error_type, self.message, self.traceback)
+
+
+class TaskRetryExhaustedError(TaskFailedError):
+    """The task was retried and failed for good. What it carries is of the last of its `attempts`."""
+
+    def __init__(self, task_id: str, error_type: str, message: str, traceback: str, attempts: int) -> None:
+        self.attempts = attempts
+        super().__init__(task_id, error_type, message, traceback)
+
+    def _how(self) -> str:
+        return f"failed for good in attempt {self.attempts}"
+
+    def __reduce__(self) -> tuple[type, tuple[str | int, ...]]:
+        return type(self), (self.task_id, self.error_type, self.message, self.traceback, self.attempts)
 
 
 class TaskCancelledError(TaskError):

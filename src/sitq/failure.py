@@ -23,24 +23,32 @@ class ErrorInfo:
         type: Name of the class, with its module unless it is a builtin.
         message: `str()` of the exception, at most 8 KiB.
         traceback: As Python prints it, without locals, at most 64 KiB.
+        exhausted: It ended the last of several attempts, and the task was given up for that.
     """
 
     type: str
     message: str
     traceback: str = ""
+    exhausted: bool = False
 
 
-def encode_error(error: BaseException | ErrorInfo) -> bytes:
-    """Return an exception as JSON, whatever it is: nothing that it does can make this fail."""
+def encode_error(error: BaseException | ErrorInfo, *, exhausted: bool = False) -> bytes:
+    """Return an exception as JSON, whatever it is: nothing that it does can make this fail.
+
+    Args:
+        exhausted: As in `ErrorInfo`, for an exception.
+    """
     if isinstance(error, ErrorInfo):
         info = error
     else:
-        info = ErrorInfo(type_name(error), _message(error), _traceback(error))
-    fields = {
+        info = ErrorInfo(type_name(error), _message(error), _traceback(error), exhausted)
+    fields: dict[str, str | bool] = {
         "type": _fit(info.type, MAX_MESSAGE),
         "message": _fit(info.message, MAX_MESSAGE),
         "traceback": _fit(info.traceback, MAX_TRACEBACK),
     }
+    if info.exhausted:
+        fields["exhausted"] = True
     return json.dumps(fields, ensure_ascii=False).encode()
 
 
@@ -53,13 +61,14 @@ def decode_error(data: bytes) -> ErrorInfo:
     try:
         fields = json.loads(data)
         texts = [fields[name] for name in ("type", "message", "traceback")]
+        exhausted = fields.get("exhausted", False)
     except Exception as error:
         raise TaskSerializationError(
             f"these bytes are not an error written by sitq: {reason(error)}"
         ) from error
-    if not all(isinstance(text, str) for text in texts):
+    if not all(isinstance(text, str) for text in texts) or not isinstance(exhausted, bool):
         raise TaskSerializationError("these bytes are not an error written by sitq")
-    return ErrorInfo(*texts)
+    return ErrorInfo(*texts, exhausted=exhausted)
 
 
 def _traceback(error: BaseException) -> str:

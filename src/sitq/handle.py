@@ -5,7 +5,14 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from sitq.checks import MAX_DURATION, Duration
-from sitq.errors import TaskCancelledError, TaskError, TaskFailedError
+from sitq.errors import (
+    ResultExpiredError,
+    TaskCancelledError,
+    TaskError,
+    TaskFailedError,
+    TaskNotFoundError,
+    TaskRetryExhaustedError,
+)
 from sitq.model import Status, TaskId
 
 
@@ -20,6 +27,7 @@ class Result[R]:
         traceback: Where it was raised in the worker, as text, without local variables.
         attempts: How many times a worker reserved it; of a task that was given up as `worker_lost` the last
             reservation only recorded that.
+        exhausted: It failed in the last of several attempts.
     """
 
     id: TaskId
@@ -32,12 +40,14 @@ class Result[R]:
     started_at: datetime | None = None
     finished_at: datetime | None = None
     attempts: int = 0
+    exhausted: bool = False
 
     def unwrap(self) -> R:
         """The value of a task that succeeded.
 
         Raises:
             TaskFailedError: The task failed; with the traceback of the worker.
+            TaskRetryExhaustedError: The same, in the last of several attempts.
             TaskCancelledError: The task was cancelled.
             TaskError: The task has not finished yet.
         """
@@ -45,7 +55,10 @@ class Result[R]:
             case Status.SUCCESS:
                 return self.value  # type: ignore[return-value]  # R may be None
             case Status.FAILED:
-                raise TaskFailedError(self.id, self.error_type or "", self.error or "", self.traceback or "")
+                told = (self.id, self.error_type or "", self.error or "", self.traceback or "")
+                if self.exhausted:
+                    raise TaskRetryExhaustedError(*told, self.attempts)
+                raise TaskFailedError(*told)
             case Status.CANCELLED:
                 raise TaskCancelledError(
                     f"task {self.id} was cancelled" + (f": {self.error}" if self.error else "")
@@ -86,11 +99,18 @@ class TaskHandle[R](str):
 
         Raises:
             TaskFailedError: The task failed; with the traceback of the worker.
+            TaskRetryExhaustedError: The same, in the last of several attempts.
             TaskCancelledError: The task was cancelled.
             TaskTimeoutError: It did not finish in time; it goes on.
-            TaskNotFoundError: It was pruned.
+            ResultExpiredError: It was pruned, or removed by hand.
         """
-        result: Result[R] = await self._tasks.get_result(self, MAX_DURATION if timeout is None else timeout)
+        try:
+            result: Result[R] = await self._tasks.get_result(
+                self, MAX_DURATION if timeout is None else timeout
+            )
+        except TaskNotFoundError:
+            # Who has a handle has enqueued it: it was there.
+            raise ResultExpiredError(str(self)) from None
         return result.unwrap()
 
     async def status(self) -> Status:
@@ -118,7 +138,10 @@ class SyncTaskHandle[R](str):
 
     def result(self, timeout: Duration | None = None) -> R:
         """As `TaskHandle.result`."""
-        result: Result[R] = self._tasks.get_result(self, MAX_DURATION if timeout is None else timeout)
+        try:
+            result: Result[R] = self._tasks.get_result(self, MAX_DURATION if timeout is None else timeout)
+        except TaskNotFoundError:
+            raise ResultExpiredError(str(self)) from None
         return result.unwrap()
 
     def status(self) -> Status:

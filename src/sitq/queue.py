@@ -503,4 +503,5 @@ def _result(record: TaskRecord) -> Result[Any]:
         started_at=record.started_at,
         finished_at=record.finished_at,
         attempts=record.attempt,
+        exhausted=error.exhausted if error else False,
     )

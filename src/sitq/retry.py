@@ -18,6 +18,7 @@ type ErrorTypes = type[BaseException] | Iterable[type[BaseException]]
 
 MAX_ATTEMPTS: Final = 1_000_000
 MAX_FACTOR: Final = 1000.0
+DEFAULT_BASE: Final = 1.0
 # Long enough for a service that restarts, short enough that nobody takes the task for lost.
 DEFAULT_MAX_DELAY: Final = 600.0
 
@@ -38,7 +39,7 @@ class RetryPolicy:
         backoff: How the wait grows with the number `n` of attempts so far: `exponential` is `base * factor ** (n - 1)`,
             `linear` is `base * n`, `constant` is `base`. Or a function that gets `n` and returns seconds or a
             timedelta: whatever else comes out of it (negative, NaN, an exception) counts as `max_delay`.
-        base: The first wait, in seconds; 1 s by default.
+        base: The first wait, in seconds; 1 s by default, or `max_delay` if that is less.
         factor: Of the exponential back-off, 1 to 1000.
         max_delay: No wait is longer, in seconds; 10 minutes by default, or `base` if that is more.
         jitter: Spreads those that failed together. `full` waits between 0 and the computed time, `equal` between half
@@ -66,37 +67,31 @@ class RetryPolicy:
         *,
         max_attempts: int = 3,
         backoff: Backoff = "exponential",
-        base: Duration = 1.0,
+        base: Duration | None = None,
         factor: float = 2.0,
         max_delay: Duration | None = None,
         jitter: Jitter | bool = "full",
         on: ErrorTypes = Exception,
         give_up_on: ErrorTypes = (),
     ) -> None:
-        first = seconds(base, "base")
-        top = max(DEFAULT_MAX_DELAY, first) if max_delay is None else seconds(max_delay, "max_delay")
-        if top < first:
-            raise ValidationError("max_delay is less than base: give a max_delay of at least base")
-        retried = _error_types(on, "on")
-        if not retried:
+        note = ", the first one counted"
+        first, top = _bounds(base, max_delay)
+        kept = {
+            "max_attempts": integer(max_attempts, "max_attempts", minimum=1, maximum=MAX_ATTEMPTS, note=note),
+            "backoff": _backoff(backoff),
+            "base": first,
+            "factor": _factor(factor),
+            "max_delay": top,
+            "jitter": _jitter(jitter),
+            "on": _error_types(on, "on"),
+            "give_up_on": _error_types(give_up_on, "give_up_on"),
+        }
+        if not kept["on"]:
             raise ValidationError(
-                "on is empty, so nothing would be retried: leave it out, or give max_attempts=1"
+                "on is empty, so nothing would be retried: leave it out, or use max_attempts=1"
             )
-        put = object.__setattr__
-        put(
-            self,
-            "max_attempts",
-            integer(
-                max_attempts, "max_attempts", minimum=1, maximum=MAX_ATTEMPTS, note=", the first one counted"
-            ),
-        )
-        put(self, "backoff", _backoff(backoff))
-        put(self, "base", first)
-        put(self, "factor", _factor(factor))
-        put(self, "max_delay", top)
-        put(self, "jitter", _jitter(jitter))
-        put(self, "on", retried)
-        put(self, "give_up_on", _error_types(give_up_on, "give_up_on"))
+        for name, value in kept.items():
+            object.__setattr__(self, name, value)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # By name, and only what is not the default: it lies in payloads, which newer versions have to read.
@@ -208,6 +203,18 @@ def _is_one_of(error: BaseException, types: tuple[type[BaseException], ...]) -> 
 
 
 # -- One check per field ---------------------------------------------------------------------------
+
+
+def _bounds(base: object, max_delay: object) -> tuple[float, float]:
+    """Return the first wait and the longest one. Of the two the given one moves the other, if need be."""
+    if max_delay is None:
+        first = DEFAULT_BASE if base is None else seconds(base, "base")
+        return first, max(DEFAULT_MAX_DELAY, first)
+    top = seconds(max_delay, "max_delay")
+    first = min(DEFAULT_BASE, top) if base is None else seconds(base, "base")
+    if first > top:
+        raise ValidationError("base is more than max_delay: give a base of at most max_delay")
+    return first, top
 
 
 def _backoff(value: object) -> Backoff:
