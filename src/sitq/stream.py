@@ -89,36 +89,31 @@ async def stream(
             await signal.wait(_POLL_INTERVAL)
 
 
+class _New(NamedTuple):
+    """Something that a reader has not had yet, and what of his place it moves."""
+
+    at: datetime
+    event: Event
+    moves: dict[str, int | str]
+
+
 def _entries(record: TaskRecord, notes: list[Note], place: _Place, *, last: bool) -> list[Streamed]:
-    """What is new: the notes, and changes of state among them by their time."""
+    """What is new: the notes in their order, and changes of state among them by their time."""
     about = (record.id, record.name, record.queue)
-    found: list[tuple[datetime, _Place, Event]] = [
-        (note.at, place._replace(position=note.position), _said(about, note)) for note in notes
-    ]
+    found = [_New(note.at, _said(about, note), {"position": note.position}) for note in notes]
     if record.started_at is not None and record.fence != place.fence:
-        # Among the notes by its time. They keep their order, or a cursor would not cover what comes before it.
         begun = TaskStarted(*about, record.attempt, record.worker or "")
-        index = next((i for i, each in enumerate(found) if each[0] >= record.started_at), len(found))
-        reached = place._replace(fence=record.fence, status=Status.RUNNING)
-        found.insert(index, (record.started_at, reached, begun))
+        index = next((i for i, each in enumerate(found) if each.at >= record.started_at), len(found))
+        moves: dict[str, int | str] = {"fence": record.fence, "status": Status.RUNNING}
+        found.insert(index, _New(record.started_at, begun, moves))
     if place == _START:
-        stored = (record.enqueued_at, place._replace(status=Status.PENDING), TaskEnqueued(*about))
-        found.insert(0, stored)
+        found.insert(0, _New(record.enqueued_at, TaskEnqueued(*about), {"status": Status.PENDING}))
     if last and record.status.finished and record.finished_at is not None:
-        found.append((record.finished_at, place._replace(status=record.status), _end(about, record)))
-    return _with_cursors(found, place)
-
-
-def _with_cursors(found: list[tuple[datetime, _Place, Event]], place: _Place) -> list[Streamed]:
-    """Each entry's cursor covers all before it, whatever order they came in."""
+        found.append(_New(record.finished_at, _end(about, record), {"status": record.status}))
     entries: list[Streamed] = []
-    for at, reached, event in found:
-        place = _Place(
-            max(place.position, reached.position),
-            max(place.fence, reached.fence),
-            reached.status or place.status,
-        )
-        entries.append(Streamed(str(place), at, event))
+    for new in found:
+        place = place._replace(**new.moves)  # type: ignore[arg-type]
+        entries.append(Streamed(str(place), new.at, new.event))
     return entries
 
 
