@@ -68,7 +68,8 @@ def decode_error(data: bytes) -> ErrorInfo:
         ) from error
     if not all(isinstance(text, str) for text in texts) or not isinstance(exhausted, bool):
         raise TaskSerializationError("these bytes are not an error written by sitq")
-    return ErrorInfo(texts[0], texts[1], texts[2], exhausted)
+    kind, message, trace = texts
+    return ErrorInfo(kind, message, trace, exhausted)
 
 
 def _traceback(error: BaseException) -> str:
