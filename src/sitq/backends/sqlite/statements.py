@@ -67,6 +67,8 @@ def enqueue(
 ) -> list[list[Enqueued]]:
     """Store the tasks of several callers, with an answer for each caller."""
     tasks = [task for batch in batches for task in batch]
+    if len(tasks) == 1:  # the look at the last `seq` would cost a lone caller more than it saves
+        return [[_enqueue_one(db, task, now, rings) for task in batch] for batch in batches]
     [[last]] = db.execute(_LAST_SEQ).fetchall()
     numbered = list(enumerate(tasks, last + 1))
     created: Collection[int] = range(last + 1, last + 1 + len(tasks))
@@ -77,6 +79,15 @@ def enqueue(
     rings.queues.update({task.queue for _, task in numbered})
     seqs = itertools.count(last + 1)
     return [[Enqueued(task.id, next(seqs) in created) for task in batch] for batch in batches]
+
+
+def _enqueue_one(db: sqlite3.Connection, task: NewTask, now: int, rings: Rings) -> Enqueued:
+    cursor = db.execute(_of_rows(_TASKS, 1), _row(None, task, now))
+    created = cursor.rowcount == 1
+    if created:
+        db.execute(_of_rows(_PAYLOADS, 1), (cursor.lastrowid, task.payload))
+        rings.queues.add(task.queue)
+    return Enqueued(task.id, created)
 
 
 def _insert(db: sqlite3.Connection, into: _Insert, rows: Sequence[tuple[Any, ...]]) -> int:
@@ -102,7 +113,7 @@ def are_stored(db: sqlite3.Connection, done: Sequence[Enqueued]) -> bool:
     return created is not None and created in _rows(db, [created])
 
 
-def _row(seq: int, task: NewTask, now: int) -> tuple[Any, ...]:
+def _row(seq: int | None, task: NewTask, now: int) -> tuple[Any, ...]:
     task_id, name, _, queue, priority, due_at, max_crashes, result_ttl, metadata = task
     return (
         seq,
