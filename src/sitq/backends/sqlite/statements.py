@@ -302,7 +302,9 @@ WHERE seq = ?
 
 
 def complete(db: sqlite3.Connection, outcomes: Sequence[Outcome], now: int, rings: Rings) -> Completed:
-    succeeded = [(now, one.result, *one.held) for one in outcomes if isinstance(one, Succeeded)]
+    succeeded = [
+        (now, one.result, one.held.id, one.held.fence) for one in outcomes if isinstance(one, Succeeded)
+    ]
     if len(succeeded) == len(outcomes):
         changed = _succeed(db, succeeded)
         rings.tasks.extend(one.held.id for one in outcomes)
