@@ -30,12 +30,16 @@ from sitq.failure import ErrorInfo, decode_error, encode_error
 from sitq.model import Cancelled, Failed, Held, Outcome, Released, ReservedTask, Succeeded
 from sitq.serialization import decode_call, encode_value
 from sitq.task import Call
-from sitq.worker.runners import end_if_forked
+from sitq.worker.fork import end_if_forked
 from sitq.worker.slots import Slots
 
 _SWEEP_AFTER: Final = 0.05
 _PUT_OFF: Final = timedelta(seconds=1)
-_ENDS: Final = {Succeeded: TaskSucceeded, Cancelled: TaskCancelled, Released: TaskReleased}
+_ENDS: Final[Mapping[type[Any], type[Any]]] = {
+    Succeeded: TaskSucceeded,
+    Cancelled: TaskCancelled,
+    Released: TaskReleased,
+}
 
 
 class Stop(Enum):
