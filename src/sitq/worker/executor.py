@@ -27,7 +27,7 @@ from sitq.events import (
     TaskSucceeded,
 )
 from sitq.failure import ErrorInfo, decode_error, encode_error
-from sitq.model import Cancelled, Failed, Held, Outcome, Released, ReservedTask, Succeeded
+from sitq.model import Cancelled, Failed, Held, Outcome, Released, ReservedTask, Succeeded, TaskId
 from sitq.serialization import decode_call, encode_value
 from sitq.task import Call
 from sitq.worker.fork import end_if_forked
@@ -37,6 +37,7 @@ _SWEEP_AFTER: Final = 0.05
 _PUT_OFF: Final = timedelta(seconds=1)
 _ENDS: Final[Mapping[type[Any], type[Any]]] = {
     Succeeded: TaskSucceeded,
+    Failed: TaskFailed,
     Cancelled: TaskCancelled,
     Released: TaskReleased,
 }
@@ -59,7 +60,6 @@ class Run:
     current: CurrentTask
     started: float
     task: asyncio.Task[None] | None = None
-    begun: bool = False
     stop: Stop | None = None
     reported: bool = False
 
@@ -176,9 +176,8 @@ class Executor:
             run.stop = why
             if why is Stop.LOST:
                 run.reported = True
-                self._announce(TaskLost, run.reserved, run.duration)
-            if run.begun:  # else it would never begin, and never end either: it looks at `stop` by itself
-                run.task.cancel()
+                self._emit(TaskLost(*self._about(run.reserved), run.duration))
+            run.task.cancel()
 
     async def drain(self, timeout: float) -> bool:
         """Wait until nothing runs, for `timeout` seconds at most. True if nothing does."""
@@ -201,13 +200,13 @@ class Executor:
             if not run.reported:
                 run.reported = True
                 self._report(Released(run.held))
-                self._announce(TaskStuck, run.reserved, run.duration)
+                self._emit(TaskStuck(*self._about(run.reserved), run.duration))
                 if run.task is not None:
                     run.task.cancel()  # the second one: what waits for a thread lets go of it
 
     def _end_unrun(self, reserved: ReservedTask, outcome: Outcome) -> None:
         self._report(outcome)
-        self._announce_end(reserved, outcome, 0.0)
+        self._announce_end(reserved, outcome)
         self._slots.give_back()
 
     # -- The pipeline ------------------------------------------------------------------------------
@@ -215,11 +214,9 @@ class Executor:
     async def _execute(self, run: Run, call: Call[Any]) -> None:
         # No await outside the `try`: whatever is thrown into this coroutine is judged.
         reserved = run.reserved
-        run.begun = True
-        self._announce(TaskStarted, reserved)
+        if self._emit.wants(TaskStarted):
+            self._emit(TaskStarted(*self._about(reserved)))
         try:
-            if run.stop is not None:
-                raise asyncio.CancelledError
             if on_last_chance(reserved):
                 # Without a bound: if the worker dies before the others are given back, they are lost with this one.
                 await self._settled()
@@ -236,24 +233,26 @@ class Executor:
         if not run.reported:
             run.reported = True
             self._report(outcome)
-            self._announce_end(reserved, outcome, run.duration)
+            self._announce_end(reserved, outcome, run)
         del self._runs[run.held]
         if not self._runs:
             self._drained.set()
         self._slots.give_back()
         self._look_for_leftovers(run)
 
-    def _announce_end(self, reserved: ReservedTask, outcome: Outcome, duration: float) -> None:
+    def _about(self, reserved: ReservedTask) -> tuple[TaskId, str, str, int, str]:
+        return reserved.id, reserved.name, reserved.queue, reserved.attempt, self._worker
+
+    def _announce_end(self, reserved: ReservedTask, outcome: Outcome, run: Run | None = None) -> None:
+        kind = _ENDS[type(outcome)]
+        if not self._emit.wants(kind):
+            return
+        end = *self._about(reserved), 0.0 if run is None else run.duration
         if isinstance(outcome, Failed):
             info = decode_error(outcome.error)
-            self._announce(TaskFailed, reserved, duration, info.type, info.message)
+            self._emit(TaskFailed(*end, info.type, info.message))
         else:
-            self._announce(_ENDS[type(outcome)], reserved, duration)
-
-    def _announce(self, kind: type[Any], reserved: ReservedTask, *more: Any) -> None:
-        if self._emit.wants(kind):
-            about = reserved.id, reserved.name, reserved.queue, reserved.attempt, self._worker
-            self._emit(kind(*about, *more))
+            self._emit(kind(*end))
 
     # -- What a task leaves behind -----------------------------------------------------------------
 
@@ -268,16 +267,18 @@ class Executor:
         if self._sweep is not None:
             self._sweep.cancel()
             self._sweep = None
-        ended = {id(current): current for current in self._ended}
-        self._ended.clear()
-        left: dict[int, int] = {}
+        # By identity. They are kept until the end, so that no identity is used again.
+        kept, self._ended = self._ended, []
+        ended = set(map(id, kept))
+        left: dict[int, tuple[CurrentTask, int]] = {}
         for task in asyncio.all_tasks():
-            key = id(running_here(task.get_context()))
-            if key in ended:
-                left[key] = left.get(key, 0) + 1
+            current = running_here(task.get_context())
+            if current is not None and id(current) in ended:
+                _, count = left.get(id(current), (current, 0))
+                left[id(current)] = current, count + 1
                 task.cancel()
-        for key, count in left.items():
-            self._emit(BackgroundTasksLeft(ended[key].id, ended[key].name, self._worker, count))
+        for current, count in left.values():
+            self._emit(BackgroundTasksLeft(current.id, current.name, self._worker, count))
 
 
 # -- Decisions, as plain functions ------------------------------------------------------------------
@@ -335,12 +336,9 @@ def _due_to_cancellation(error: BaseException | None) -> bool:
 
 
 def _current(reserved: ReservedTask, context: Mapping[str, Any]) -> CurrentTask:
-    return CurrentTask(
-        reserved.id,
-        reserved.name,
-        reserved.queue,
-        reserved.attempt,
-        reserved.crashes,
-        reserved.metadata or {},
-        context,
+    metadata = reserved.metadata or {}
+    # Past the constructor of named tuples, which is in Python: this is made for each run.
+    return tuple.__new__(
+        CurrentTask,
+        (reserved.id, reserved.name, reserved.queue, reserved.attempt, reserved.crashes, metadata, context),
     )
