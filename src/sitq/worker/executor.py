@@ -336,9 +336,12 @@ def _due_to_cancellation(error: BaseException | None) -> bool:
 
 
 def _current(reserved: ReservedTask, context: Mapping[str, Any]) -> CurrentTask:
-    metadata = reserved.metadata or {}
-    # Past the constructor of named tuples, which is in Python: this is made for each run.
-    return tuple.__new__(
-        CurrentTask,
-        (reserved.id, reserved.name, reserved.queue, reserved.attempt, reserved.crashes, metadata, context),
+    return CurrentTask(
+        reserved.id,
+        reserved.name,
+        reserved.queue,
+        reserved.attempt,
+        reserved.crashes,
+        reserved.metadata or {},
+        context,
     )
