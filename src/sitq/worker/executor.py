@@ -35,7 +35,7 @@ from sitq.worker.slots import Slots
 
 _SWEEP_AFTER: Final = 0.05
 _PUT_OFF: Final = timedelta(seconds=1)
-_ENDS: Final[Mapping[type[Any], type[Any]]] = {
+_ENDS: Final[Mapping[type[Any], Any]] = {
     Succeeded: TaskSucceeded,
     Failed: TaskFailed,
     Cancelled: TaskCancelled,
