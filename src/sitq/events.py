@@ -1,4 +1,4 @@
-"""What happens, as values, and the one subscriber that turns them into log lines.
+"""What happens, as values, and who hears of it: the log, and whoever asked for a kind of event.
 
 Code that does something emits an event and never logs. Arguments and results are in no event, so they reach no log.
 """
@@ -226,3 +226,23 @@ def log_event(event: Event) -> None:
         return
     data = event._asdict()
     _logger.log(level, "%s", template.format_map(data), extra={"event": name, **data})
+
+
+class Events:
+    """Hands each event to the log and to those who asked for its kind."""
+
+    def __init__(self) -> None:
+        self._handlers: dict[type[Any], list[Emit]] = {}
+
+    def on(self, kind: type[Any], handler: Emit) -> None:
+        """Call `handler` with each event of this kind, on whatever thread it happens."""
+        self._handlers.setdefault(kind, []).append(handler)
+
+    def wants(self, kind: type[Any]) -> bool:
+        """Return whether anybody would see such an event: what happens with every task is not made for nobody."""
+        return kind in self._handlers or _logger.isEnabledFor(_LINES[kind][0])
+
+    def __call__(self, event: Event) -> None:
+        log_event(event)
+        for handler in self._handlers.get(type(event), ()):
+            handler(event)

@@ -7,17 +7,18 @@ import subprocess
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from sitq import TaskQueue, Worker
 from sitq.backends.base import Backend
+from sitq.events import Event
 from tests.support import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 
 
 class Recorder:
-    """Stands in for a worker's `emit`: keeps every event, from any thread, and lets a test wait for one."""
+    """Hears of everything that a worker does: keeps every event, from any thread, and lets a test wait for one."""
 
     def __init__(self) -> None:
         self.events: list[Any] = []
@@ -42,7 +43,9 @@ class Recorder:
 
 def recorded(worker: Worker) -> Recorder:
     """Record the events of a worker that has not started yet."""
-    worker._emit = recorder = Recorder()
+    recorder = Recorder()
+    for kind in get_args(Event.__value__):
+        worker._emit.on(kind, recorder)
     return recorder
 
 

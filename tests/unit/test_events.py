@@ -6,7 +6,7 @@ from typing import Any, get_args
 import pytest
 
 from sitq import TaskQueue, Worker, events
-from sitq.events import Event, TaskStarted, WorkerStopped, log_event
+from sitq.events import Event, Events, TaskStarted, WorkerStopped, log_event
 from tests.unit import processes
 
 KINDS: tuple[type[Any], ...] = get_args(Event.__value__)
@@ -131,6 +131,20 @@ def test_a_disabled_level_builds_nothing(
         log_event(sample(TaskStarted))
         log_event(sample(WorkerStopped))
     assert built == []
+    assert caplog.messages == ["worker w1 stopped"]
+
+
+def test_a_kind_that_nobody_sees_is_not_wanted(caplog: pytest.LogCaptureFixture) -> None:
+    made, heard = Events(), list[Any]()
+    with caplog.at_level(logging.INFO, "sitq"):
+        assert [made.wants(kind) for kind in (TaskStarted, WorkerStopped)] == [False, True]
+        made.on(TaskStarted, heard.append)
+        assert made.wants(TaskStarted)
+        made(sample(TaskStarted))
+        made(sample(WorkerStopped))
+    with caplog.at_level(logging.ERROR, "sitq"):  # levels may change at run time
+        assert [made.wants(kind) for kind in (TaskStarted, WorkerStopped)] == [True, False]
+    assert heard == [sample(TaskStarted)]
     assert caplog.messages == ["worker w1 stopped"]
 
 

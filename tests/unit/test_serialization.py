@@ -7,6 +7,7 @@ import dataclasses
 import decimal
 import enum
 import functools
+import importlib
 import json
 import math
 import operator
@@ -21,6 +22,7 @@ import types
 import typing
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -262,6 +264,56 @@ def test_a_function_that_was_replaced_in_its_module_goes_by_value(monkeypatch: p
     data = encode(Call(original, (1,), {}))
     assert codec(data) == BY_VALUE
     assert decode_call(data)[0].func(7) == 7
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The path of a module `changing`, which can be imported once something is written there."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    yield tmp_path / "changing.py"
+    sys.modules.pop("changing", None)
+
+
+def test_a_function_is_that_of_its_module_as_it_is_now(module: Path) -> None:
+    module.write_text("def work(): return 'first'")
+    imported = importlib.import_module("changing")
+    data = encode(Call(imported.work, (), {}))
+    assert decode_call(data)[0].func is imported.work
+    module.write_text("def work(): return 'after a reload'")
+    importlib.reload(imported)
+    assert decode_call(data)[0].func() == "after a reload"
+    del sys.modules["changing"]
+    module.write_text("def work(): return 'of a new import'")
+    assert decode_call(data)[0].func() == "of a new import"
+    del sys.modules["changing"].work
+    with pytest.raises(TaskSerializationError, match=r"AttributeError.*PYTHONPATH"):
+        decode_call(data)
+
+
+def test_a_function_of_a_module_that_is_being_imported_is_waited_for(
+    module: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module.write_text("def work(): return 'final'")
+    data = encode(Call(importlib.import_module("changing").work, (), {}))
+    del sys.modules["changing"]
+    reached, go_on = threading.Event(), threading.Event()
+    monkeypatch.setattr(sys, "test_gate", (reached, go_on), raising=False)
+    module.write_text(
+        "import sys\n"
+        "def work(): return 'half loaded'\n"
+        "sys.test_gate[0].set(); assert sys.test_gate[1].wait(30)\n"
+        "def work(): return 'final'"
+    )
+    with ThreadPoolExecutor(2) as pool:
+        importing = pool.submit(importlib.import_module, "changing")
+        assert reached.wait(30)
+        decoding = pool.submit(decode_call, data)
+        with pytest.raises(TimeoutError):
+            decoding.result(0.1)
+        go_on.set()
+        assert decoding.result(30)[0].func() == "final"
+        importing.result(30)
 
 
 # -- What other processes cannot import ------------------------------------------------------------

@@ -5,9 +5,10 @@ whatever it raises is caught here and becomes a `Failed`, and each run has a fre
 """
 
 import asyncio
+import os
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import Any, Final
@@ -16,7 +17,7 @@ from sitq.context import CurrentTask, bind, running_here
 from sitq.errors import SitqError
 from sitq.events import (
     BackgroundTasksLeft,
-    Emit,
+    Events,
     TaskCancelled,
     TaskFailed,
     TaskLost,
@@ -29,10 +30,17 @@ from sitq.failure import ErrorInfo, decode_error, encode_error
 from sitq.model import Cancelled, Failed, Held, Outcome, Released, ReservedTask, Succeeded, TaskId
 from sitq.serialization import decode_call, encode_value
 from sitq.task import Call
+from sitq.worker.fork import end_if_forked
 from sitq.worker.slots import Slots
 
 _SWEEP_AFTER: Final = 0.05
 _PUT_OFF: Final = timedelta(seconds=1)
+_ENDS: Final[Mapping[type[Any], Any]] = {
+    Succeeded: TaskSucceeded,
+    Failed: TaskFailed,
+    Cancelled: TaskCancelled,
+    Released: TaskReleased,
+}
 
 
 class Stop(Enum):
@@ -50,10 +58,8 @@ class Run:
     reserved: ReservedTask
     held: Held
     current: CurrentTask
-    call: Call[Any]
-    started: float = field(default_factory=time.monotonic)
+    started: float
     task: asyncio.Task[None] | None = None
-    begun: bool = False
     stop: Stop | None = None
     reported: bool = False
 
@@ -78,14 +84,15 @@ class Executor:
         self,
         worker: str,
         *,
-        run_call: Callable[[Call[Any]], Any],
+        run_call: Callable[[Call[Any]], Awaitable[Any]],
         report: Callable[[Outcome], None],
         settled: Callable[[], Awaitable[object]],
         interrupted: Callable[[], bool],
         slots: Slots,
         max_payload: int,
-        emit: Emit,
+        emit: Events,
     ) -> None:
+        self._pid = os.getpid()
         self._worker = worker
         self._run_call = run_call
         self._report = report
@@ -95,11 +102,11 @@ class Executor:
         self._max_payload = max_payload
         self._emit = emit
         self._runs: dict[Held, Run] = {}
-        self._loading: dict[Held, float] = {}
+        self._loading: tuple[list[ReservedTask], float] = ([], 0.0)
         self._drained = asyncio.Event()
-        self._drained.set()
-        # By the identity of their `CurrentTask`, which every asyncio task that they create inherits in its context.
-        self._ended: dict[int, Run] = {}
+        # Of runs that have ended: what every asyncio task that they created has inherited in its context. Nothing else
+        # of them, since there are many.
+        self._ended: list[CurrentTask] = []
         self._sweep: asyncio.TimerHandle | None = None
 
     # -- What the other services see ---------------------------------------------------------------
@@ -111,17 +118,18 @@ class Executor:
 
     def held(self) -> dict[Held, float]:
         """The reservations to renew, each with the monotonic time of its start. Callable from any thread."""
+        loading, since = self._loading
         running = {held: run.started for held, run in list(self._runs.items()) if not run.reported}
-        return dict(self._loading) | running
+        return dict.fromkeys((task.held for task in loading), since) | running
 
     def start_all(self, tasks: list[ReservedTask]) -> None:
         """Begin attempts; the caller has taken slots for them. Loading one payload may take as long as user code likes,
         so the leases of all of them are renewed from now on.
         """
-        self._loading = dict.fromkeys((task.held for task in tasks), time.monotonic())
+        self._loading = tasks, time.monotonic()
         for task in self._put_off(tasks):
             self.start(task)
-        self._loading = {}
+        self._loading = [], 0.0
 
     def _put_off(self, tasks: list[ReservedTask]) -> list[ReservedTask]:
         """Give back those on their last chance but one, and return the others."""
@@ -146,13 +154,12 @@ class Executor:
             self._end_unrun(reserved, Failed(reserved.held, encode_error(error)))
             return None
         held = reserved.held
-        run = Run(reserved, held, current := _current(reserved, context), call)
-        self._runs[held] = run
-        self._drained.clear()
+        current = _current(reserved, context)
+        self._runs[held] = run = Run(reserved, held, current, time.monotonic())
         # Not by `create_task`: the loop's task factory is for what user code creates. Begun at once, since a task that
         # never waits then costs no turn of the loop.
         run.task = asyncio.Task(
-            self._execute(run),
+            self._execute(run, call),
             loop=asyncio.get_running_loop(),
             name=reserved.id,
             context=bind(current),
@@ -170,14 +177,15 @@ class Executor:
             if why is Stop.LOST:
                 run.reported = True
                 self._emit(TaskLost(*self._about(run.reserved), run.duration))
-            if run.begun:  # else it would never begin, and never end either: it looks at `stop` by itself
-                run.task.cancel()
+            run.task.cancel()
 
     async def drain(self, timeout: float) -> bool:
         """Wait until nothing runs, for `timeout` seconds at most. True if nothing does."""
         try:
             async with asyncio.timeout(timeout):
-                await self._drained.wait()
+                while self._runs:
+                    self._drained.clear()
+                    await self._drained.wait()
         except TimeoutError:
             return False
         return True
@@ -198,23 +206,24 @@ class Executor:
 
     def _end_unrun(self, reserved: ReservedTask, outcome: Outcome) -> None:
         self._report(outcome)
-        self._announce_end(reserved, outcome, 0.0)
+        self._announce_end(reserved, outcome)
         self._slots.give_back()
 
     # -- The pipeline ------------------------------------------------------------------------------
 
-    async def _execute(self, run: Run) -> None:
+    async def _execute(self, run: Run, call: Call[Any]) -> None:
         # No await outside the `try`: whatever is thrown into this coroutine is judged.
         reserved = run.reserved
-        run.begun = True
-        self._emit(TaskStarted(*self._about(reserved)))
+        if self._emit.wants(TaskStarted):
+            self._emit(TaskStarted(*self._about(reserved)))
         try:
-            if run.stop is not None:
-                raise asyncio.CancelledError
             if on_last_chance(reserved):
                 # Without a bound: if the worker dies before the others are given back, they are lost with this one.
                 await self._settled()
-            value = await self._run_call(run.call)
+            try:
+                value = await self._run_call(call)
+            finally:
+                end_if_forked(self._pid)
         except BaseException as error:
             if run.stop is None and isinstance(error, asyncio.CancelledError) and self._interrupted():
                 run.stop = Stop.RELEASE
@@ -224,7 +233,7 @@ class Executor:
         if not run.reported:
             run.reported = True
             self._report(outcome)
-            self._announce_end(reserved, outcome, run.duration)
+            self._announce_end(reserved, outcome, run)
         del self._runs[run.held]
         if not self._runs:
             self._drained.set()
@@ -234,24 +243,22 @@ class Executor:
     def _about(self, reserved: ReservedTask) -> tuple[TaskId, str, str, int, str]:
         return reserved.id, reserved.name, reserved.queue, reserved.attempt, self._worker
 
-    def _announce_end(self, reserved: ReservedTask, outcome: Outcome, duration: float) -> None:
-        about = self._about(reserved)
-        match outcome:
-            case Succeeded():
-                self._emit(TaskSucceeded(*about, duration))
-            case Failed(_, error):
-                info = decode_error(error)
-                self._emit(TaskFailed(*about, duration, info.type, info.message))
-            case Cancelled():
-                self._emit(TaskCancelled(*about, duration))
-            case _:
-                self._emit(TaskReleased(*about, duration))
+    def _announce_end(self, reserved: ReservedTask, outcome: Outcome, run: Run | None = None) -> None:
+        kind = _ENDS[type(outcome)]
+        if not self._emit.wants(kind):
+            return
+        end = *self._about(reserved), 0.0 if run is None else run.duration
+        if isinstance(outcome, Failed):
+            info = decode_error(outcome.error)
+            self._emit(TaskFailed(*end, info.type, info.message))
+        else:
+            self._emit(kind(*end))
 
     # -- What a task leaves behind -----------------------------------------------------------------
 
     def _look_for_leftovers(self, run: Run) -> None:
         # Looking through all asyncio tasks costs more than a small task does, so one look serves many of them.
-        self._ended[id(run.current)] = run
+        self._ended.append(run.current)
         if self._sweep is None:
             self._sweep = asyncio.get_running_loop().call_later(_SWEEP_AFTER, self.cancel_leftovers)
 
@@ -260,16 +267,18 @@ class Executor:
         if self._sweep is not None:
             self._sweep.cancel()
             self._sweep = None
-        ended, self._ended = self._ended, {}
-        left: dict[int, int] = {}
+        # By identity. They are kept until the end, so that no identity is used again.
+        kept, self._ended = self._ended, []
+        ended = set(map(id, kept))
+        left: dict[int, tuple[CurrentTask, int]] = {}
         for task in asyncio.all_tasks():
-            key = id(running_here(task.get_context()))
-            if key in ended and ended[key].task is not task:
-                left[key] = left.get(key, 0) + 1
+            current = running_here(task.get_context())
+            if current is not None and id(current) in ended:
+                _, count = left.get(id(current), (current, 0))
+                left[id(current)] = current, count + 1
                 task.cancel()
-        for key, count in left.items():
-            reserved = ended[key].reserved
-            self._emit(BackgroundTasksLeft(reserved.id, reserved.name, self._worker, count))
+        for current, count in left.values():
+            self._emit(BackgroundTasksLeft(current.id, current.name, self._worker, count))
 
 
 # -- Decisions, as plain functions ------------------------------------------------------------------

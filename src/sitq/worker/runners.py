@@ -12,20 +12,23 @@ import itertools
 import os
 import queue
 import threading
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from functools import partial
 from types import FunctionType
 from typing import Any, Final, Protocol
 
 from sitq.context import is_inside_task
 from sitq.task import Call, Task
+from sitq.worker.fork import end_if_forked
 
 
 class Runner(Protocol):
     """Runs calls of one kind."""
 
-    async def run(self, call: Call[Any]) -> Any:
-        """Run the call in the current context and return its value. Raises what it raises, `SystemExit` included."""
+    def run(self, call: Call[Any]) -> Awaitable[Any]:
+        """Run the call in the current context; what is awaited gives its value or raises what it raises, `SystemExit`
+        included, and so may `run` itself.
+        """
         ...
 
     def close(self) -> None:
@@ -41,17 +44,14 @@ class AsyncRunner:
     """
 
     def __init__(self) -> None:
-        self._pid = os.getpid()
         self._loop = asyncio.get_running_loop()
         self._former = self._loop.get_task_factory()
         self._factory = self._create_task
         self._loop.set_task_factory(self._factory)
 
-    async def run(self, call: Call[Any]) -> Any:
-        try:
-            return await call.func(*call.args, **call.kwargs)
-        finally:
-            end_if_forked(self._pid)
+    def run(self, call: Call[Any]) -> Awaitable[Any]:
+        awaitable: Awaitable[Any] = call.func(*call.args, **call.kwargs)
+        return awaitable
 
     def close(self) -> None:
         if self._loop.get_task_factory() is self._factory:  # else somebody came after us, and still needs us
@@ -172,14 +172,6 @@ def _run_in_thread(
         loop.call_soon_threadsafe(_settle, future, (value, error))
     except RuntimeError:  # the worker is gone; its lease runs out and another one takes the task
         pass
-
-
-def end_if_forked(pid: int) -> None:
-    """End the process of a child that user code forked and that came back from the call: it is no worker, and what it
-    shares with one, the loop's wake-up pipe for example, is not its to use.
-    """
-    if os.getpid() != pid:
-        os._exit(os.EX_SOFTWARE)
 
 
 def _settle[T](future: asyncio.Future[T], value: T) -> None:

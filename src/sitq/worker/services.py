@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from collections.abc import Awaitable
 from datetime import timedelta
 from typing import Any, Final
 
@@ -9,7 +10,7 @@ from sitq.backends.base import Backend
 from sitq.clock import Clock, SystemClock
 from sitq.config import WorkerConfig
 from sitq.errors import WorkerBusyError, WorkerError, WorkerStoppedError
-from sitq.events import Emit, WorkerStarted, WorkerStopped, WorkerStopping
+from sitq.events import Events, WorkerStarted, WorkerStopped, WorkerStopping
 from sitq.model import ReservedTask, TaskId
 from sitq.task import Call
 from sitq.worker.completer import Completer
@@ -31,7 +32,7 @@ class Services:
     """The services of one run of a worker, wired together, with their start and their end."""
 
     def __init__(
-        self, config: WorkerConfig, backend: Backend, *, max_payload: int, until_idle: bool, emit: Emit
+        self, config: WorkerConfig, backend: Backend, *, max_payload: int, until_idle: bool, emit: Events
     ) -> None:
         clock: Clock = SystemClock()
         self._backend = backend
@@ -83,7 +84,7 @@ class Services:
         self._failure: BaseException | None = None
         self._taking: set[asyncio.Task[Any]] = set()
 
-    def _run_call(self, call: Call[Any]) -> Any:
+    def _run_call(self, call: Call[Any]) -> Awaitable[Any]:
         runner = self._coroutines if is_coroutine_function(call.func) else self._threads
         return runner.run(call)
 

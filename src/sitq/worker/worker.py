@@ -13,7 +13,7 @@ from sitq.config import (
     worker_config,
 )
 from sitq.errors import QueueEmptyError, WorkerStoppedError
-from sitq.events import Emit, log_event
+from sitq.events import Events
 from sitq.handle import Result
 from sitq.model import TaskId
 from sitq.options import Duration, seconds
@@ -66,7 +66,7 @@ class Worker:
             max_tasks=max_tasks,
         )
         self._queue = queue
-        self._emit: Emit = log_event
+        self._emit = Events()
         self._services: Services | None = None
         self._used = False
         self._stop_wanted = False
