@@ -7,11 +7,10 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Final, Never, Protocol, Self, Unpack, get_args, overload
 
-from sitq import deadletters
 from sitq.backends import open_backend
 from sitq.backends.base import Backend
 from sitq.checks import Duration, integer, label, seconds
-from sitq.deadletters import selection
+from sitq.deadletters import discard_all, requeue_all, selection
 from sitq.details import TaskDetails, details
 from sitq.errors import QueueClosedError, TaskNotFoundError, TaskTimeoutError, ValidationError
 from sitq.events import Event, EventHandler, Events, TaskEnqueued, TaskRequeued
@@ -173,7 +172,12 @@ class TaskQueue:
             )
         made: Call[Any] = Call(func, args, kwargs)
         options = _NO_OPTIONS if eta is None else TaskOptions(eta=eta)
-        return (await self._store([self._new_task(made, options)]))[0]
+        task = self._new_task(made, options)
+        backend = self.backend if self._open else await self._ready()
+        [stored] = await backend.enqueue([task], max_pending=self._bounds([task]))
+        if stored.created and self.emitter.wants(TaskEnqueued):
+            self.emitter(TaskEnqueued(task.id, task.name, task.queue))
+        return TaskHandle(stored.id, self)
 
     async def enqueue_many[R](self, calls: Iterable[Call[R]], /) -> list[TaskHandle[R]]:
         """Store a batch of `call(func, ...)`, all or none, in order. Errors as for `enqueue`."""
@@ -405,7 +409,7 @@ class TaskQueue:
             ValidationError: Neither ids nor a filter, or both.
         """
         query = selection(ids, status=status, queue=queue, name=name, since=since, until=until)
-        done = await deadletters.requeue(await self._ready(), query)
+        done = await requeue_all(await self._ready(), query)
         for task in done:
             self.emitter(TaskRequeued(task.id, task.name, task.queue))
         return [task.id for task in done]
@@ -422,7 +426,7 @@ class TaskQueue:
     ) -> int:
         """Delete failed and cancelled tasks, chosen as in `requeue`. Tells how many."""
         query = selection(ids, status=status, queue=queue, name=name, since=since, until=until)
-        return await deadletters.discard(await self._ready(), query)
+        return await discard_all(await self._ready(), query)
 
     async def pause(self, queue: str) -> None:
         """Start nothing more from this queue, in no worker, until `resume`. What runs goes on. Kept in the store."""

@@ -4,11 +4,13 @@ Every one can be run twice, so that a commit whose outcome is unknown may be rep
 differ from the first (`enqueue`, `reserve`) a second function tells whether the first one took place.
 """
 
+import itertools
 import json
 import sqlite3
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cache
 from typing import Any, Final, NamedTuple
 
 from sitq.backends.sqlite.schema import MICROSECOND, micros, moment
@@ -42,26 +44,67 @@ class Rings:
 
 # -- enqueue ---------------------------------------------------------------------------------------
 
-_INSERT: Final = """
-INSERT INTO sitq_tasks (id, name, queue, status, priority, due_at, max_crashes, result_ttl, enqueued_at, metadata)
-VALUES (?, ?, ?, 'pending', ?, ?, ?, ?, ?, ?)
-ON CONFLICT (id) DO NOTHING
-"""
+
+class _Insert(NamedTuple):
+    head: str
+    row: str
+    tail: str = ""
 
 
-def enqueue(db: sqlite3.Connection, tasks: Sequence[NewTask], now: int, rings: Rings) -> list[Enqueued]:
-    cursor = db.cursor()
-    done: list[Enqueued] = []
-    for task in tasks:
-        cursor.execute(_INSERT, _row(task, now))
-        created = cursor.rowcount == 1
-        if created:
-            cursor.execute(
-                "INSERT INTO sitq_payloads (seq, payload) VALUES (?, ?)", (cursor.lastrowid, task.payload)
-            )
-            rings.queues.add(task.queue)
-        done.append(Enqueued(task.id, created))
-    return done
+_TASKS: Final = _Insert(
+    "INSERT INTO sitq_tasks"
+    " (seq, id, name, queue, status, priority, due_at, max_crashes, result_ttl, enqueued_at, metadata) VALUES ",
+    "(?, ?, ?, ?, 'pending', ?, ?, ?, ?, ?, ?)",
+    " ON CONFLICT (id) DO NOTHING",
+)
+_PAYLOADS: Final = _Insert("INSERT INTO sitq_payloads (seq, payload) VALUES ", "(?, ?)")
+_MOST_ROWS: Final = 128
+_LAST_SEQ: Final = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'sitq_tasks'"
+
+
+def enqueue(
+    db: sqlite3.Connection, batches: Sequence[Sequence[NewTask]], now: int, rings: Rings
+) -> list[list[Enqueued]]:
+    """Store the tasks of several callers, with an answer for each caller."""
+    tasks = [task for batch in batches for task in batch]
+    if len(tasks) == 1:  # the look at the last `seq` would cost a lone caller more than it saves
+        return [[_enqueue_one(db, task, now, rings) for task in batch] for batch in batches]
+    [[last]] = db.execute(_LAST_SEQ).fetchall()
+    numbered = list(enumerate(tasks, last + 1))
+    created: Collection[int] = range(last + 1, last + 1 + len(tasks))
+    if _insert(db, _TASKS, [_row(seq, task, now) for seq, task in numbered]) < len(tasks):
+        created = {row[0] for row in db.execute("SELECT seq FROM sitq_tasks WHERE seq > ?", (last,))}
+        numbered = [(seq, task) for seq, task in numbered if seq in created]
+    _insert(db, _PAYLOADS, [(seq, task.payload) for seq, task in numbered])
+    rings.queues.update({task.queue for _, task in numbered})
+    seqs = itertools.count(last + 1)
+    return [[Enqueued(task.id, next(seqs) in created) for task in batch] for batch in batches]
+
+
+def _enqueue_one(db: sqlite3.Connection, task: NewTask, now: int, rings: Rings) -> Enqueued:
+    cursor = db.execute(_of_rows(_TASKS, 1), _row(None, task, now))
+    created = cursor.rowcount == 1
+    if created:
+        db.execute(_of_rows(_PAYLOADS, 1), (cursor.lastrowid, task.payload))
+        rings.queues.add(task.queue)
+    return Enqueued(task.id, created)
+
+
+def _insert(db: sqlite3.Connection, into: _Insert, rows: Sequence[tuple[Any, ...]]) -> int:
+    """Insert rows, and return how many. A statement of many rows takes half the time of one for each."""
+    changed = start = 0
+    while left := len(rows) - start:
+        # Powers of two, so that few statements are kept prepared for all numbers of rows.
+        size = 1 << min(left, _MOST_ROWS).bit_length() - 1
+        values = list(itertools.chain.from_iterable(rows[start : start + size]))
+        changed += db.execute(_of_rows(into, size), values).rowcount
+        start += size
+    return changed
+
+
+@cache
+def _of_rows(into: _Insert, size: int) -> str:
+    return into.head + ", ".join([into.row] * size) + into.tail
 
 
 def are_stored(db: sqlite3.Connection, done: Sequence[Enqueued]) -> bool:
@@ -70,17 +113,19 @@ def are_stored(db: sqlite3.Connection, done: Sequence[Enqueued]) -> bool:
     return created is not None and created in _rows(db, [created])
 
 
-def _row(task: NewTask, now: int) -> tuple[Any, ...]:
+def _row(seq: int | None, task: NewTask, now: int) -> tuple[Any, ...]:
+    task_id, name, _, queue, priority, due_at, max_crashes, result_ttl, metadata = task
     return (
-        task.id,
-        task.name,
-        task.queue,
-        task.priority,
-        now if task.due_at is None else micros(task.due_at),
-        task.max_crashes,
-        None if task.result_ttl is None else task.result_ttl // MICROSECOND,
+        seq,
+        task_id,
+        name,
+        queue,
+        priority,
+        now if due_at is None else micros(due_at),
+        max_crashes,
+        None if result_ttl is None else result_ttl // MICROSECOND,
         now,
-        None if task.metadata is None else json.dumps(dict(task.metadata)),
+        None if metadata is None else json.dumps(dict(metadata)),
     )
 
 
@@ -243,6 +288,7 @@ UPDATE sitq_tasks SET
     status = 'success', due_at = NULL, finished_at = ?1, expires_at = ?1 + result_ttl, result = ?2, error = NULL
 WHERE id = ?3 AND fence = ?4 AND status = 'running'
 """
+_SUCCEED_ALIKE: Final = _SUCCEED.replace("id = ?3", "id IN (SELECT value FROM json_each(?3))")
 _FINISH: Final = """
 UPDATE sitq_tasks SET
     status = ?1, due_at = NULL, finished_at = ?2, expires_at = ?2 + result_ttl, error = coalesce(?3, error)
@@ -256,9 +302,11 @@ WHERE seq = ?
 
 
 def complete(db: sqlite3.Connection, outcomes: Sequence[Outcome], now: int, rings: Rings) -> Completed:
-    succeeded = [(now, one.result, *one.held) for one in outcomes if isinstance(one, Succeeded)]
+    succeeded = [
+        (now, one.result, one.held.id, one.held.fence) for one in outcomes if isinstance(one, Succeeded)
+    ]
     if len(succeeded) == len(outcomes):
-        changed = db.executemany(_SUCCEED, succeeded).rowcount
+        changed = _succeed(db, succeeded)
         rings.tasks.extend(one.held.id for one in outcomes)
         if changed == len(outcomes):
             return Completed(changed)
@@ -281,6 +329,16 @@ def complete(db: sqlite3.Connection, outcomes: Sequence[Outcome], now: int, ring
     if stale:
         db.execute("UPDATE sitq_meta SET value = value + ? WHERE key = 'stale_outcomes'", (len(stale),))
     return Completed(len(outcomes) - len(stale), tuple(stale))
+
+
+def _succeed(db: sqlite3.Connection, succeeded: Sequence[tuple[int, bytes, TaskId, int]]) -> int:
+    # Most tasks return nothing, and those that were reserved together share a fence: one statement then takes half the
+    # time of one for each.
+    if len({(result, fence) for _, result, _, fence in succeeded}) == 1:
+        now, result, _, fence = succeeded[0]
+        ids = json.dumps([task_id for _, _, task_id, _ in succeeded])
+        return db.execute(_SUCCEED_ALIKE, (now, result, ids, fence)).rowcount
+    return db.executemany(_SUCCEED, succeeded).rowcount
 
 
 def _apply(
