@@ -7,7 +7,7 @@ import asyncio
 import logging
 import os
 import sqlite3
-from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Collection, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import timedelta
 from functools import partial
@@ -210,10 +210,13 @@ class SQLiteBackend(Backend):
     # -- The protocol ------------------------------------------------------------------------------
 
     async def enqueue(self, tasks: Sequence[NewTask]) -> list[Enqueued]:
-        now = self._now()
-        return await self._change(
-            lambda db: statements.enqueue(db, tasks, now, self._rings), landed=statements.are_stored
+        return await self._lane("write").run_together(
+            self._store, tasks, durable=True, landed=statements.are_stored
         )
+
+    def _store(self, db: sqlite3.Connection, batches: Sequence[Sequence[NewTask]]) -> list[list[Enqueued]]:
+        self._ringer.forget(db)
+        return statements.enqueue(db, batches, self._now(), self._rings)
 
     async def reserve(
         self,
@@ -268,16 +271,14 @@ class SQLiteBackend(Backend):
         now = self._now()
         return await self._lane("read").run(lambda db: queries.stats(db, now))
 
-    async def _change[T](
-        self, operation: Operation[T], landed: Callable[[sqlite3.Connection, T], bool] | None = None
-    ) -> T:
+    async def _change[T](self, operation: Operation[T]) -> T:
         """Run an operation that is acknowledged as durable and may ring."""
 
         def change(db: sqlite3.Connection) -> T:
             self._ringer.forget(db)
             return operation(db)
 
-        return await self._lane("write").run(change, durable=True, landed=landed)
+        return await self._lane("write").run(change, durable=True)
 
     def _now(self) -> int:
         return micros(self._clock.now())

@@ -4,11 +4,13 @@ Every one can be run twice, so that a commit whose outcome is unknown may be rep
 differ from the first (`enqueue`, `reserve`) a second function tells whether the first one took place.
 """
 
+import itertools
 import json
 import sqlite3
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cache
 from typing import Any, Final, NamedTuple
 
 from sitq.backends.sqlite.schema import MICROSECOND, micros, moment
@@ -42,26 +44,56 @@ class Rings:
 
 # -- enqueue ---------------------------------------------------------------------------------------
 
-_INSERT: Final = """
-INSERT INTO sitq_tasks (id, name, queue, status, priority, due_at, max_crashes, result_ttl, enqueued_at, metadata)
-VALUES (?, ?, ?, 'pending', ?, ?, ?, ?, ?, ?)
-ON CONFLICT (id) DO NOTHING
-"""
+
+class _Insert(NamedTuple):
+    head: str
+    row: str
+    tail: str = ""
 
 
-def enqueue(db: sqlite3.Connection, tasks: Sequence[NewTask], now: int, rings: Rings) -> list[Enqueued]:
-    cursor = db.cursor()
-    done: list[Enqueued] = []
-    for task in tasks:
-        cursor.execute(_INSERT, _row(task, now))
-        created = cursor.rowcount == 1
-        if created:
-            cursor.execute(
-                "INSERT INTO sitq_payloads (seq, payload) VALUES (?, ?)", (cursor.lastrowid, task.payload)
-            )
-            rings.queues.add(task.queue)
-        done.append(Enqueued(task.id, created))
-    return done
+_TASKS: Final = _Insert(
+    "INSERT INTO sitq_tasks"
+    " (seq, id, name, queue, status, priority, due_at, max_crashes, result_ttl, enqueued_at, metadata) VALUES ",
+    "(?, ?, ?, ?, 'pending', ?, ?, ?, ?, ?, ?)",
+    " ON CONFLICT (id) DO NOTHING",
+)
+_PAYLOADS: Final = _Insert("INSERT INTO sitq_payloads (seq, payload) VALUES ", "(?, ?)")
+_MOST_ROWS: Final = 128
+_LAST_SEQ: Final = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'sitq_tasks'"
+
+
+def enqueue(
+    db: sqlite3.Connection, batches: Sequence[Sequence[NewTask]], now: int, rings: Rings
+) -> list[list[Enqueued]]:
+    """Store the tasks of several callers, with an answer for each caller."""
+    tasks = [task for batch in batches for task in batch]
+    [[last]] = db.execute(_LAST_SEQ).fetchall()
+    numbered = list(enumerate(tasks, last + 1))
+    created: Collection[int] = range(last + 1, last + 1 + len(tasks))
+    if _insert(db, _TASKS, [_row(seq, task, now) for seq, task in numbered]) < len(tasks):
+        created = {row[0] for row in db.execute("SELECT seq FROM sitq_tasks WHERE seq > ?", (last,))}
+        numbered = [(seq, task) for seq, task in numbered if seq in created]
+    _insert(db, _PAYLOADS, [(seq, task.payload) for seq, task in numbered])
+    rings.queues.update({task.queue for _, task in numbered})
+    seqs = itertools.count(last + 1)
+    return [[Enqueued(task.id, next(seqs) in created) for task in batch] for batch in batches]
+
+
+def _insert(db: sqlite3.Connection, into: _Insert, rows: Sequence[tuple[Any, ...]]) -> int:
+    """Insert rows, and return how many. A statement of many rows takes half the time of one for each."""
+    changed = start = 0
+    while left := len(rows) - start:
+        # Powers of two, so that few statements are kept prepared for all numbers of rows.
+        size = 1 << min(left, _MOST_ROWS).bit_length() - 1
+        values = list(itertools.chain.from_iterable(rows[start : start + size]))
+        changed += db.execute(_of_rows(into, size), values).rowcount
+        start += size
+    return changed
+
+
+@cache
+def _of_rows(into: _Insert, size: int) -> str:
+    return into.head + ", ".join([into.row] * size) + into.tail
 
 
 def are_stored(db: sqlite3.Connection, done: Sequence[Enqueued]) -> bool:
@@ -70,17 +102,19 @@ def are_stored(db: sqlite3.Connection, done: Sequence[Enqueued]) -> bool:
     return created is not None and created in _rows(db, [created])
 
 
-def _row(task: NewTask, now: int) -> tuple[Any, ...]:
+def _row(seq: int, task: NewTask, now: int) -> tuple[Any, ...]:
+    task_id, name, _, queue, priority, due_at, max_crashes, result_ttl, metadata = task
     return (
-        task.id,
-        task.name,
-        task.queue,
-        task.priority,
-        now if task.due_at is None else micros(task.due_at),
-        task.max_crashes,
-        None if task.result_ttl is None else task.result_ttl // MICROSECOND,
+        seq,
+        task_id,
+        name,
+        queue,
+        priority,
+        now if due_at is None else micros(due_at),
+        max_crashes,
+        None if result_ttl is None else result_ttl // MICROSECOND,
         now,
-        None if task.metadata is None else json.dumps(dict(task.metadata)),
+        None if metadata is None else json.dumps(dict(metadata)),
     )
 
 
