@@ -27,6 +27,10 @@ CONCURRENCY: Final = "concurrency"
 RATE: Final = "rate"
 
 
+type Turn = tuple[int, int, int]
+"""The priority, the `due_at` and the `seq` of a task: the order of `reserve`."""
+
+
 class Line(NamedTuple):
     """What the tasks of a line wait for."""
 
@@ -35,14 +39,6 @@ class Line(NamedTuple):
     queue: str
     number: int
     period: int = 0
-
-
-class Turn(NamedTuple):
-    """When it is a task's turn: the order of `reserve`."""
-
-    priority: int
-    due_at: int
-    seq: int
 
 
 class Limits(NamedTuple):
@@ -71,7 +67,8 @@ def store(db: sqlite3.Connection, seq: int, task: NewTask, due_at: int) -> None:
     rate = task.rate
     period = None if rate is None else rate.period // MICROSECOND
     db.execute(
-        _INSERT, (seq, *concurrency, None if rate is None else rate.key, None if rate is None else rate.count, period)
+        _INSERT,
+        (seq, *concurrency, None if rate is None else rate.key, None if rate is None else rate.count, period),
     )
     if rate is not None and period is not None:
         rates.expect(db, rate.key, period, due_at)
@@ -90,7 +87,9 @@ def of_pending(db: sqlite3.Connection, seqs: Collection[int]) -> dict[int, Limit
 
 # -- Starting --------------------------------------------------------------------------------------
 
-_RUNNING: Final = "SELECT count(*) FROM sitq_limits INDEXED BY sitq_runs WHERE concurrency_key = ? AND runs = 1"
+_RUNNING: Final = (
+    "SELECT count(*) FROM sitq_limits INDEXED BY sitq_runs WHERE concurrency_key = ? AND runs = 1"
+)
 _START: Final = """
 UPDATE sitq_limits SET runs = concurrency_key IS NOT NULL, line = NULL, priority = NULL, due_at = NULL
 WHERE seq IN (SELECT value FROM json_each(?))
@@ -125,7 +124,7 @@ class Gate:
             self._held_up.append((line, turn))
             self.held_up += 1
             return False
-        self._started.append(turn.seq)
+        self._started.append(turn[2])
         if limits.concurrency is not None:
             self._running[limits.concurrency.key] += 1
         if limits.rate is not None:
@@ -137,7 +136,7 @@ class Gate:
         db = self._db
         db.execute(_START, (json.dumps(self._started),))
         db.executemany(_STAND, [(line, *turn) for line, turn in self._held_up])
-        db.execute(_NOT_DUE, (json.dumps([turn.seq for _, turn in self._held_up]),))
+        db.execute(_NOT_DUE, (json.dumps([seq for _, (_, _, seq) in self._held_up]),))
         let_in(db, self._unused_places, rings)
         _open_now(db, self._unused_rates, self._now, rings)
         for done in (self._started, self._held_up, self._unused_places, self._unused_rates):
@@ -179,12 +178,17 @@ UPDATE sitq_limits SET runs = 0 WHERE seq IN (SELECT value FROM json_each(?)) AN
 _WAIT_FOR_END: Final = """
 SELECT id, queue, number FROM sitq_lines WHERE kind = 'concurrency' AND key = ? AND number > ?
 """
-_OPENED: Final = "SELECT id, key, number, period FROM sitq_lines WHERE opens_at <= ? ORDER BY opens_at LIMIT ?"
+_OPENED: Final = (
+    "SELECT id, key, number, period FROM sitq_lines WHERE opens_at <= ? ORDER BY opens_at LIMIT ?"
+)
+_OPENINGS: Final = "SELECT queue, opens_at FROM sitq_lines WHERE opens_at IS NOT NULL ORDER BY opens_at"
 _FIRST: Final = "SELECT due_at, seq FROM sitq_limits WHERE line = ? ORDER BY priority, due_at, seq LIMIT ?"
 _LEAVE: Final = """
 UPDATE sitq_limits SET line = NULL, priority = NULL, due_at = NULL WHERE seq IN (SELECT value FROM json_each(?))
 """
-_FORGO: Final = "SELECT line, concurrency_key, rate_key FROM sitq_limits WHERE seq IN (SELECT value FROM json_each(?))"
+_FORGO: Final = (
+    "SELECT line, concurrency_key, rate_key FROM sitq_limits WHERE seq IN (SELECT value FROM json_each(?))"
+)
 _OPEN_NOW: Final = """
 UPDATE sitq_lines SET opens_at = ?1 WHERE kind = 'rate' AND key = ?2 AND opens_at > ?1 RETURNING queue
 """
@@ -213,6 +217,16 @@ def open_lines(db: sqlite3.Connection, now: int) -> None:
             continue
         opens_at = now if room.free > _MOST_FREED else room.opens_at
         db.execute("UPDATE sitq_lines SET opens_at = ? WHERE id = ?", (opens_at, line))
+
+
+def next_opening(
+    db: sqlite3.Connection, queues: Collection[str] | None, paused: Collection[str]
+) -> int | None:
+    """When the first line of these queues opens. All queues are meant by None."""
+    for queue, opens_at in db.execute(_OPENINGS):
+        if queue not in paused and (queues is None or queue in queues):
+            return int(opens_at)
+    return None
 
 
 def forgo(db: sqlite3.Connection, seqs: Sequence[int], now: int, rings: Rings) -> None:

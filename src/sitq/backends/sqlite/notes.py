@@ -4,7 +4,7 @@ import json
 import sqlite3
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from sitq.backends.sqlite.rings import Rings
 from sitq.backends.sqlite.schema import moment
@@ -93,9 +93,3 @@ def read(db: sqlite3.Connection, task_id: TaskId, after: int, limit: int) -> lis
         Note(position, NoteKind(kind), attempt, moment(int(at)), data)
         for position, kind, attempt, at, data in db.execute(_READ, (task_id, after, limit))
     ]
-
-
-def forget(db: sqlite3.Connection, seqs: str) -> None:
-    """Delete the notes of tasks, given as a JSON array of `seq`."""
-    values: tuple[Any, ...] = (seqs,)
-    db.execute("DELETE FROM sitq_notes WHERE seq IN (SELECT value FROM json_each(?))", values)

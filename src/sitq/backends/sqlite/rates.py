@@ -18,7 +18,8 @@ ON CONFLICT (key) DO UPDATE SET period = max(period, excluded.period), over_at =
 _START: Final = """
 INSERT INTO sitq_rates (key, period, starts, over_at) VALUES (?1, ?2, 1, ?3 + ?2)
 ON CONFLICT (key) DO UPDATE SET
-    period = max(period, excluded.period), starts = starts + 1, over_at = max(over_at, ?3 + max(period, excluded.period))
+    period = max(period, excluded.period), starts = starts + 1,
+    over_at = max(over_at, ?3 + max(period, excluded.period))
 RETURNING id, starts, period
 """
 _FIRST_WITHIN: Final = """

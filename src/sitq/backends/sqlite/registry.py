@@ -107,7 +107,9 @@ def load(db: sqlite3.Connection, prefix: str) -> dict[str, bytes]:
     until = "" if end is None else " AND name < ?"
     values = (prefix,) if end is None else (prefix, end)
     return dict(
-        db.execute(f"SELECT name, data FROM sitq_documents WHERE name >= ?{until} ORDER BY name", values).fetchall()
+        db.execute(
+            f"SELECT name, data FROM sitq_documents WHERE name >= ?{until} ORDER BY name", values
+        ).fetchall()
     )
 
 

@@ -25,10 +25,10 @@ it; 'passed' stands in `unique_until` when somebody came after that instant.
 """
 
 # A task's row is rewritten with each lease, so its payload and its limits lie beside it, written once; the result comes
-# last and stays in the row. `sitq_due` is the hot path: neither a finished task nor one that is held up by a limit has a
-# `due_at` there, so a reservation costs the same however many are stored; `priority` comes before `due_at` because it
-# is sought level by level. An index on every status would cost a tenth of the throughput: those that people look for
-# have one.
+# last and stays in the row. `sitq_due` is the hot path: a finished task has no `due_at` and is not in it, nor has one
+# that a limit holds up, so a reservation costs the same however many are stored; `priority` comes before `due_at`
+# because it is sought level by level. An index on every status would cost a tenth of the throughput: those that people
+# look for have one.
 _TASKS: Final = f"""
 CREATE TABLE sitq_meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 INSERT INTO sitq_meta VALUES ('schema_version', 1), ('fence', 0), ('stale_outcomes', 0);
@@ -56,6 +56,7 @@ CREATE TABLE sitq_tasks (
     unique_key TEXT,
     unique_until TEXT,
     unique_bound INTEGER,
+    unique_replace INTEGER,
     limited INTEGER,
     result BLOB,
     error BLOB
