@@ -219,6 +219,14 @@ def open_lines(db: sqlite3.Connection, now: int) -> None:
         db.execute("UPDATE sitq_lines SET opens_at = ? WHERE id = ?", (opens_at, line))
 
 
+def allowed_at(db: sqlite3.Connection, limits: Limits, now: int) -> int:
+    """When the rate allows the next start."""
+    if limits.rate is None:
+        return now
+    room = rates.room(db, limits.rate.key, limits.rate.number, limits.rate.period, now)
+    return now if room.free > 0 else room.opens_at
+
+
 def next_opening(
     db: sqlite3.Connection, queues: Collection[str] | None, paused: Collection[str]
 ) -> int | None:

@@ -40,6 +40,11 @@ def expect(db: sqlite3.Connection, key: str, period: int, due_at: int) -> None:
     db.execute(_EXPECT, (key, period, due_at + period))
 
 
+def may_bound(db: sqlite3.Connection, at: int) -> bool:
+    """Whether there is a rate whose starts may matter at that instant."""
+    return db.execute("SELECT 1 FROM sitq_rates WHERE over_at > ? LIMIT 1", (at,)).fetchone() is not None
+
+
 def room(db: sqlite3.Connection, key: str, count: int, period: int, now: int) -> Room:
     known = db.execute("SELECT id, starts FROM sitq_rates WHERE key = ?", (key,)).fetchone()
     first = None if known is None else db.execute(_FIRST_WITHIN, (known[0], now - period)).fetchone()
