@@ -279,8 +279,6 @@ def has_parameter(func: Any, name: str) -> bool:
         inner = inspect.unwrap(inner)
     if type(inner) is FunctionType:
         code = inner.__code__
-        if name not in code.co_varnames:  # the usual case, on the way of every call
-            return False
         return name in code.co_varnames[code.co_posonlyargcount : code.co_argcount + code.co_kwonlyargcount]
     signature = _signature(inner)
     found = signature.parameters.get(name) if signature else None

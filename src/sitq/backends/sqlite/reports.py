@@ -26,6 +26,7 @@ from sitq.model import (
     Retried,
     Status,
     Succeeded,
+    TaskId,
     WorkerInfo,
     leads_to,
 )
@@ -83,6 +84,7 @@ UPDATE sitq_tasks SET
 WHERE id = ?3 AND fence = ?4 AND status = 'running'
 """
 _SUCCEED_PLAIN: Final = f"{_SUCCEED} AND limited IS NULL"
+_SUCCEED_ALIKE: Final = _SUCCEED_PLAIN.replace("id = ?3", "id IN (SELECT value FROM json_each(?3))")
 _FINISH: Final = """
 UPDATE sitq_tasks SET
     status = ?1, due_at = NULL, finished_at = ?2, expires_at = ?2 + result_ttl, error = coalesce(?3, error)
@@ -99,9 +101,11 @@ def complete(
     db: sqlite3.Connection, outcomes: Sequence[Outcome], new_notes: Sequence[NewNote], now: int, rings: Rings
 ) -> tuple[Completed, Written | None]:
     written = notes.write(db, new_notes, now, rings)
-    succeeded = [(now, one.result, *one.held) for one in outcomes if isinstance(one, Succeeded)]
+    succeeded = [
+        (now, one.result, one.held.id, one.held.fence) for one in outcomes if isinstance(one, Succeeded)
+    ]
     if len(succeeded) == len(outcomes):
-        changed = db.executemany(_SUCCEED_PLAIN, succeeded).rowcount
+        changed = _succeed(db, succeeded)
         rings.tasks.extend(one.held.id for one in outcomes)
         if changed == len(outcomes):
             return Completed(changed), written
@@ -110,6 +114,16 @@ def complete(
     if stale:
         db.execute("UPDATE sitq_meta SET value = value + ? WHERE key = 'stale_outcomes'", (len(stale),))
     return Completed(len(outcomes) - len(stale), tuple(stale)), written
+
+
+def _succeed(db: sqlite3.Connection, succeeded: Sequence[tuple[int, bytes, TaskId, int]]) -> int:
+    # Most tasks return nothing, and those that were reserved together share a fence: one statement then takes half the
+    # time of one for each.
+    if len({(result, fence) for _, result, _, fence in succeeded}) == 1:
+        now, result, _, fence = succeeded[0]
+        ids = json.dumps([task_id for _, _, task_id, _ in succeeded])
+        return db.execute(_SUCCEED_ALIKE, (now, result, ids, fence)).rowcount
+    return db.executemany(_SUCCEED_PLAIN, succeeded).rowcount
 
 
 def _complete_each(db: sqlite3.Connection, outcomes: Sequence[Outcome], now: int, rings: Rings) -> list[Held]:
