@@ -360,6 +360,16 @@ async def test_after_the_instant_it_needs_no_key(backend: Backend, clock: FakeCl
     assert await backend.enqueue([new_task("b", unique=Unique("key"))]) == [Enqueued("b", created=True)]
 
 
+async def test_after_the_instant_another_holder_still_keeps_it_as_it_is(
+    backend: Backend, clock: FakeClock
+) -> None:
+    await failed(backend, "a", unique=Unique("key", clock.now() + HOUR), result_ttl=timedelta(days=1))
+    clock.advance(HOUR)
+    await backend.enqueue([new_task("b", unique=Unique("key"))])
+
+    assert await backend.requeue(["a"]) == []
+
+
 async def test_a_requeued_holder_is_not_replaced(backend: Backend) -> None:
     await failed(backend, "a", unique=Unique("key"))
     await backend.requeue(["a"])
