@@ -228,9 +228,7 @@ class SyncTaskQueue:
     ) -> list[TaskId]:
         """As `TaskQueue.requeue`."""
         return self._call(
-            lambda: self._queue.requeue(
-                ids, status=status, queue=queue, name=name, since=since, until=until
-            )
+            lambda: self._queue.requeue(ids, status=status, queue=queue, name=name, since=since, until=until)
         )
 
     def discard(
@@ -245,9 +243,7 @@ class SyncTaskQueue:
     ) -> int:
         """As `TaskQueue.discard`."""
         return self._call(
-            lambda: self._queue.discard(
-                ids, status=status, queue=queue, name=name, since=since, until=until
-            )
+            lambda: self._queue.discard(ids, status=status, queue=queue, name=name, since=since, until=until)
         )
 
     def pause(self, queue: str) -> None:
