@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Iterable, Mapping
+from contextlib import aclosing
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Final, Never, Protocol, Self, Unpack, get_args, overload
@@ -102,9 +103,9 @@ class TaskQueue:
         self._open, self._closed = True, False
 
     async def close(self) -> None:
-        """Finish what was handed over and release the storage. Idempotent."""
+        """Finish what was handed over, wait up to 5 s for handlers of events, release the storage. Idempotent."""
+        await self.emitter.settle(_SETTLE_TIMEOUT)  # before, since a handler may use this queue
         self._open, self._closed = False, True
-        await self.emitter.settle(_SETTLE_TIMEOUT)
         await self.backend.close()
 
     async def __aenter__(self) -> Self:
@@ -340,8 +341,10 @@ class TaskQueue:
         """
         check_task_id(task_id)
         backend = await self._ready()
-        async for entry in stream(backend, lambda: self._record(task_id, with_bytes=True), task_id, after):
-            yield entry
+        entries = stream(backend, lambda: self._record(task_id, with_bytes=True), task_id, after)
+        async with aclosing(entries):  # a reader may leave early
+            async for entry in entries:
+                yield entry
 
     def on[E](self, kind: type[E], /) -> Callable[[EventHandler[E]], EventHandler[E]]:
         """Call the decorated function, plain or async, with each event of this kind, such as `TaskFailed`.
@@ -379,12 +382,13 @@ class TaskQueue:
             TaskTimeoutError: It runs on after `timeout`.
         """
         check_task_id(task_id)
+        wait = None if timeout is None else seconds(timeout, "timeout")
         statuses = await (await self._ready()).cancel([task_id])
         if task_id not in statuses:
             raise TaskNotFoundError(task_id)
-        if timeout is None or statuses[task_id].finished:
+        if wait is None or statuses[task_id].finished:
             return statuses[task_id]
-        return (await self._ended(task_id, seconds(timeout, "timeout"))).status
+        return (await self._ended(task_id, wait)).status
 
     async def requeue(
         self,

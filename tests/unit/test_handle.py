@@ -44,9 +44,13 @@ class Tasks:
         self.asked.append(("get_status", task_id))
         return self.answer.status
 
-    async def cancel(self, task_id: str) -> Status:
-        self.asked.append(("cancel", task_id))
+    async def cancel(self, task_id: str, timeout: Any = None) -> Status:
+        self.asked.append(("cancel", task_id, timeout))
         return Status.CANCELLED
+
+    async def events(self, task_id: str, *, after: str | None = None) -> AsyncGenerator[Streamed]:
+        self.asked.append(("events", task_id, after))
+        yield STREAMED
 
 
 class SyncTasks:
@@ -62,9 +66,13 @@ class SyncTasks:
         self.asked.append(("get_status", task_id))
         return self.answer.status
 
-    def cancel(self, task_id: str) -> Status:
-        self.asked.append(("cancel", task_id))
+    def cancel(self, task_id: str, timeout: Any = None) -> Status:
+        self.asked.append(("cancel", task_id, timeout))
         return Status.CANCELLED
+
+    def events(self, task_id: str, *, after: str | None = None) -> Generator[Streamed]:
+        self.asked.append(("events", task_id, after))
+        yield STREAMED
 
 
 # -- The id -----------------------------------------------------------------------------------------
@@ -119,11 +127,17 @@ async def test_a_handle_asks_its_queue() -> None:
     assert await handle.result(timeout=2) == 5
     assert await handle.status() is Status.SUCCESS
     assert await handle.cancel() is Status.CANCELLED
+    assert await handle.cancel(timeout=3) is Status.CANCELLED
+    assert [entry async for entry in handle.events()] == [STREAMED]
+    assert [entry async for entry in handle.events(after="7.1.running")] == [STREAMED]
     assert tasks.asked == [
         ("get_result", "id-1", MAX_DURATION),  # as long as it takes
         ("get_result", "id-1", 2),
         ("get_status", "id-1"),
-        ("cancel", "id-1"),
+        ("cancel", "id-1", None),
+        ("cancel", "id-1", 3),
+        ("events", "id-1", None),
+        ("events", "id-1", "7.1.running"),
     ]
 
 
@@ -134,11 +148,17 @@ def test_a_handle_without_a_loop_asks_its_queue() -> None:
     assert handle.result(timeout=0) == 5
     assert handle.status() is Status.SUCCESS
     assert handle.cancel() is Status.CANCELLED
+    assert handle.cancel(timeout=3) is Status.CANCELLED
+    assert list(handle.events()) == [STREAMED]
+    assert list(handle.events(after="7.1.running")) == [STREAMED]
     assert tasks.asked == [
         ("get_result", "id-1", MAX_DURATION),
         ("get_result", "id-1", 0),
         ("get_status", "id-1"),
-        ("cancel", "id-1"),
+        ("cancel", "id-1", None),
+        ("cancel", "id-1", 3),
+        ("events", "id-1", None),
+        ("events", "id-1", "7.1.running"),
     ]
 
 

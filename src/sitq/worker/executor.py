@@ -161,7 +161,7 @@ class Executor:
             self._end_unrun(reserved, outcome)
             return None
         held = reserved.held
-        run = Run(reserved, held, rules, time.monotonic(), self._outbox.put, self._max_payload)
+        run = Run(reserved, held, rules, time.monotonic(), self._outbox.put, self._emit, self._max_payload)
         self._runs[held] = run
         current = _current(run, context)
         loop = asyncio.get_running_loop()

@@ -68,7 +68,7 @@ def store(db: sqlite3.Connection, seq: int, task: NewTask, due_at: int) -> None:
     period = None if rate is None else rate.period // MICROSECOND
     db.execute(
         _INSERT,
-        (seq, *concurrency, None if rate is None else rate.key, None if rate is None else rate.count, period),
+        (seq, *concurrency, None if rate is None else rate.key, None if rate is None else rate.limit, period),
     )
     if rate is not None and period is not None:
         rates.expect(db, rate.key, period, due_at)
