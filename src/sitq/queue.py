@@ -484,7 +484,7 @@ class _Enqueue(Protocol):
     async def __call__[R](self, calls: Iterable[Call[R]], options: TaskOptions) -> list[TaskHandle[R]]: ...
 
 
-def _max_pending(given: object) -> int | Mapping[str, int] | None:
+def _max_pending(given: int | Mapping[str, int] | None) -> int | Mapping[str, int] | None:
     if given is None:
         return None
     if isinstance(given, Mapping):
@@ -492,7 +492,7 @@ def _max_pending(given: object) -> int | Mapping[str, int] | None:
     return _bound(given)
 
 
-def _bound(count: object) -> int:
+def _bound(count: int) -> int:
     return integer(count, "max_pending", minimum=1, maximum=2**31)
 
 
