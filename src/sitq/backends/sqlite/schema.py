@@ -96,7 +96,7 @@ CREATE TABLE sitq_limits (
     priority INTEGER,
     due_at INTEGER
 ) STRICT;
-CREATE INDEX sitq_runs ON sitq_limits (concurrency_key) WHERE runs = 1;
+CREATE INDEX sitq_runs ON sitq_limits (concurrency_key, runs) WHERE runs = 1;
 CREATE INDEX sitq_held_up ON sitq_limits (line, priority, due_at) WHERE line IS NOT NULL;
 
 CREATE TABLE sitq_lines (
