@@ -11,7 +11,16 @@ from typing import Any, Final
 
 from sitq.errors import SitqError
 from sitq.failure import ErrorInfo, encode_error
-from sitq.model import Cancelled, Failed, Outcome, Released, ReservedTask, Retried, Succeeded
+from sitq.model import (
+    DEFAULT_KEEP_FAILED,
+    Cancelled,
+    Failed,
+    Outcome,
+    Released,
+    ReservedTask,
+    Retried,
+    Succeeded,
+)
 from sitq.retry import decide
 from sitq.rules import DEFAULT_TIMEOUT, RunRules
 from sitq.serialization import encode_value
@@ -33,7 +42,7 @@ def refuse(reserved: ReservedTask) -> Outcome | None:
             f"its worker died or lost its lease {reserved.crashes} times while running it (max_crashes is "
             f"{reserved.max_crashes}); it was not started again"
         )
-        return Failed(reserved.held, encode_error(ErrorInfo("worker_lost", message)))
+        return Failed(reserved.held, encode_error(ErrorInfo("worker_lost", message)), DEFAULT_KEEP_FAILED)
     return None
 
 
@@ -72,7 +81,7 @@ def judge_value(run: Run, value: Any, now: Now) -> Outcome:
     try:
         return Succeeded(run.held, encode_value(value, max_payload=run.max_payload))
     except SitqError as error:
-        return Failed(run.held, encode_error(error))
+        return _failed(run, encode_error(error))
 
 
 def judge_error(run: Run, error: BaseException, now: Now) -> Outcome:
@@ -97,7 +106,12 @@ def judge_failure(run: Run, error: BaseException, now: Now) -> Outcome:
     decision = decide(run.rules.retry, error, run.reserved.attempt, now(), random.random)
     if decision.retry_at is not None:
         return Retried(run.held, decision.retry_at, encode_error(error))
-    return Failed(run.held, encode_error(error, exhausted=decision.exhausted))
+    return _failed(run, encode_error(error, exhausted=decision.exhausted))
+
+
+def _failed(run: Run, error: bytes) -> Failed:
+    keep_for = run.rules.keep_failed
+    return Failed(run.held, error, DEFAULT_KEEP_FAILED if keep_for is None else timedelta(seconds=keep_for))
 
 
 def _stopped(run: Run, error: BaseException | None, now: Now) -> Outcome:
