@@ -11,6 +11,7 @@ from sitq.errors import (
     QueueClosedError,
     QueueEmptyError,
     QueueError,
+    ScheduleNotFoundError,
     SitqError,
     StorageFullError,
     TaskCancelledError,
@@ -27,6 +28,7 @@ from sitq.errors import (
 from sitq.handle import Result, SyncTaskHandle, TaskHandle
 from sitq.model import QueueStats, Stats, Status, TaskRecord
 from sitq.queue import Enqueuer, TaskQueue
+from sitq.schedules import ScheduleRecord
 from sitq.sync import SyncEnqueuer, SyncTaskQueue
 from sitq.task import Call, Task, call, task
 from sitq.worker import Worker
@@ -44,6 +46,7 @@ __all__ = [
     "TaskRecord",
     "QueueStats",
     "Stats",
+    "ScheduleRecord",
     # -- Define and run
     "task",
     "Task",
@@ -67,6 +70,7 @@ __all__ = [
     "QueueError",
     "QueueClosedError",
     "QueueEmptyError",
+    "ScheduleNotFoundError",
     "BackendError",
     "BackendConnectionError",
     "BackendSchemaError",
