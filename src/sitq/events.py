@@ -133,7 +133,7 @@ class StorageFailed(NamedTuple):
 
 
 class TicksMissed(NamedTuple):
-    """Nobody was there for some ticks of a schedule: by its `misfire` the newest `run` of them run now, others do not."""
+    """Nobody was there for some ticks of a schedule. By its `misfire` the newest `run` of them run now, no others."""
 
     worker: str
     schedule: str

@@ -103,6 +103,11 @@ async def list_schedules(backend: Backend, now: datetime) -> list[ScheduleRecord
     return [_record(decode(one), now) for one in await load_schedules(backend)]
 
 
+async def find_schedule(backend: Backend, name: str, now: datetime) -> ScheduleRecord:
+    """One schedule. Raises `ScheduleNotFoundError`, and `ValidationError` if it cannot be read here."""
+    return _record(decode(await _find(backend, name)), now)
+
+
 async def set_schedule_paused(backend: Backend, name: str, paused: bool, now: datetime) -> None:
     """Pause a schedule or let it go on; from then on its ticks count. Raises `ScheduleNotFoundError`."""
     found = await _find(backend, name)

@@ -1,4 +1,4 @@
-"""Turns the ticks of schedules into tasks. Every worker does it and none leads: a tick is a task id, and that is unique."""
+"""Turns the ticks of schedules into tasks. Every worker does it, none leads: a tick is a task id, which is unique."""
 
 import asyncio
 import random
