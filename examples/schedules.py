@@ -4,24 +4,20 @@
 
 Prints
 
-    declared: nightly, 0 3 * * * in Europe/Berlin
-    defined: pulse, every 1 s
-    pulse 1
-    pulse 2
-    pulse 3
+    nightly: 0 3 * * * in Europe/Berlin
+    pulse: every 0:00:01
+    pulse
+    pulse
+    pulse
     paused: pulse
     left: nightly
 """
 
 import asyncio
 import tempfile
-from itertools import count
 from pathlib import Path
 
 from sitq import TaskQueue, Worker, call
-
-beats = count(1)
-enough = asyncio.Event()
 
 
 def clean_up() -> str:
@@ -29,11 +25,7 @@ def clean_up() -> str:
 
 
 async def pulse() -> None:
-    number = next(beats)
-    if number <= 3:
-        print(f"pulse {number}", flush=True)
-    if number == 3:
-        enough.set()
+    print("pulse", flush=True)
 
 
 async def main(db: Path) -> None:
@@ -41,13 +33,13 @@ async def main(db: Path) -> None:
     # Usually written as @queue.cron(...) above the function.
     queue.cron("0 3 * * *", tz="Europe/Berlin", name="nightly")(clean_up)
 
-    async with queue, Worker(queue):
+    async with queue:
         [nightly] = await queue.schedules()
-        print(f"declared: {nightly.name}, {nightly.cron} in {nightly.tz}")
+        print(f"{nightly.name}: {nightly.cron} in {nightly.tz}")
 
-        await queue.schedule("pulse", call(pulse), every=1)
-        print("defined: pulse, every 1 s")
-        await asyncio.wait_for(enough.wait(), timeout=30)
+        beat = await queue.schedule("pulse", call(pulse), every=1)
+        print(f"{beat.name}: every {beat.every}", flush=True)
+        await Worker(queue, max_tasks=3).run()
 
         await queue.pause_schedule("pulse")
         print("paused:", ", ".join(one.name for one in await queue.schedules() if one.paused))
