@@ -173,12 +173,7 @@ class TaskQueue:
             )
         made: Call[Any] = Call(func, args, kwargs)
         options = _NO_OPTIONS if eta is None else TaskOptions(eta=eta)
-        task = self._new_task(made, options)
-        backend = self.backend if self._open else await self._ready()
-        [stored] = await backend.enqueue([task])
-        if stored.created:
-            self._emit(TaskEnqueued(task.id, task.name, task.queue))
-        return TaskHandle(task.id, self)
+        return (await self._store([self._new_task(made, options)]))[0]
 
     async def enqueue_many[R](self, calls: Iterable[Call[R]], /) -> list[TaskHandle[R]]:
         """Store a batch of `call(func, ...)`, all or none, in order. Errors as for `enqueue`."""
