@@ -2,6 +2,7 @@
 
 from sitq.backends.base import Backend
 from sitq.context import CurrentTask, current_task
+from sitq.details import AttemptError, TaskDetails
 from sitq.errors import (
     BackendConnectionError,
     BackendError,
@@ -27,6 +28,7 @@ from sitq.errors import (
     WorkerError,
     WorkerStoppedError,
 )
+from sitq.failure import ErrorInfo
 from sitq.handle import Result, SyncTaskHandle, TaskHandle
 from sitq.model import QueueStats, Stats, Status, TaskRecord
 from sitq.queue import Enqueuer, TaskQueue
@@ -47,6 +49,9 @@ __all__ = [
     "Result",
     "Status",
     "TaskRecord",
+    "TaskDetails",
+    "AttemptError",
+    "ErrorInfo",
     "QueueStats",
     "Stats",
     # -- Define and run

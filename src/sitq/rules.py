@@ -24,5 +24,10 @@ class RunRules(NamedTuple):
     timeout: float | None = None
     expires_at: datetime | None = None
 
+    @property
+    def limit(self) -> float:
+        """Seconds that one attempt may take, in any case."""
+        return DEFAULT_TIMEOUT if self.timeout is None else self.timeout
+
 
 NO_RULES: Final = RunRules()

@@ -29,10 +29,9 @@ class Run:
     Attributes:
         started: Monotonic.
         post: Where notes go; callable from any thread.
-        begun: Its coroutine has begun, so that it can be cancelled.
         stop: Why it is to stop; the first reason counts.
         noticed: The task asked whether it is to stop, and was told so.
-        reported: Nothing that it does counts any more.
+        reported: Its outcome is on its way, or its lease is lost: nothing that it does counts any more.
     """
 
     reserved: ReservedTask
@@ -43,7 +42,6 @@ class Run:
     max_payload: int
     task: asyncio.Task[None] | None = None
     timer: asyncio.TimerHandle | None = None
-    begun: bool = False
     stop: Stop | None = None
     noticed: bool = False
     reported: bool = False

@@ -190,7 +190,7 @@ class Services:
             await self._stop_loops()
             if not await self._drain_unless_hurried():
                 self.executor.release_all()
-                if not await self.executor.drain(_CANCEL_TIMEOUT):
+                if not await self.executor.drain(_CANCEL_TIMEOUT, to_the_last=True):
                     self.executor.give_up()
             self.executor.cancel_leftovers()
             await self._completer.flush(_FLUSH_TIMEOUT)
