@@ -2,9 +2,9 @@
 
 Each one writes the same rows to the same schema (sitq's own migration makes it) under the same pragmas, and pickles the
 same calls and results. None is made slower than it needs to be: statements are prepared once and cached, a batch is
-inserted with `executemany`, a transaction is one hop to the database thread, ids come from a counter, and nothing is
-checked, looked up again or made safe. What they leave out is what a queue is for: groups that form by themselves,
-fences, leases that are renewed, cancellation, priorities and wake-ups.
+inserted by statements of a hundred rows (half the time of `executemany`), a transaction is one hop to the database
+thread, ids come from a counter, and nothing is checked, looked up again or made safe. What they leave out is what a
+queue is for: groups that form by themselves, fences, leases that are renewed, cancellation, priorities and wake-ups.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, closing
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -69,11 +69,13 @@ _INSERT: Final = """
 INSERT INTO sitq_tasks (id, name, queue, status, priority, due_at, max_crashes, result_ttl, enqueued_at, metadata)
 VALUES (?, ?, ?, 'pending', ?, ?, ?, ?, ?, ?)
 """
-_INSERT_AT: Final = """
-INSERT INTO sitq_tasks (seq, id, name, queue, status, priority, due_at, max_crashes, result_ttl, enqueued_at, metadata)
-VALUES (?, ?, ?, ?, 'pending', ?, ?, ?, ?, ?, ?)
-"""
 _INSERT_PAYLOAD: Final = "INSERT INTO sitq_payloads (seq, payload) VALUES (?, ?)"
+_INSERT_MANY: Final = """
+INSERT INTO sitq_tasks (seq, id, name, queue, status, priority, due_at, max_crashes, result_ttl, enqueued_at, metadata)
+VALUES """
+_ONE_OF_MANY: Final = "(?, ?, ?, ?, 'pending', ?, ?, ?, ?, ?, ?)"
+_INSERT_PAYLOADS: Final = "INSERT INTO sitq_payloads (seq, payload) VALUES "
+_ROWS: Final = 100
 
 
 def task_row(func: Callable[..., Any], now: int) -> Row:
@@ -97,9 +99,19 @@ def store_batch(db: sqlite3.Connection, rows: Sequence[Row], payloads: Sequence[
     """Insert a batch in one transaction."""
     db.execute("BEGIN IMMEDIATE")
     first = (db.execute("SELECT max(seq) FROM sitq_tasks").fetchone()[0] or 0) + 1
-    db.executemany(_INSERT_AT, [(seq, *row) for seq, row in enumerate(rows, first)])
-    db.executemany(_INSERT_PAYLOAD, list(enumerate(payloads, first)))
+    _insert_many(db, _INSERT_MANY, _ONE_OF_MANY, [(seq, *row) for seq, row in enumerate(rows, first)])
+    _insert_many(db, _INSERT_PAYLOADS, "(?, ?)", list(enumerate(payloads, first)))
     db.execute("COMMIT")
+
+
+def _insert_many(db: sqlite3.Connection, head: str, one: str, rows: Sequence[Row]) -> None:
+    for part in itertools.batched(rows, _ROWS, strict=False):
+        db.execute(_of_rows(head, one, len(part)), list(itertools.chain.from_iterable(part)))
+
+
+@cache
+def _of_rows(head: str, one: str, count: int) -> str:
+    return head + ", ".join([one] * count)
 
 
 async def enqueue_by_statement(db: Database, func: Callable[..., Any], calls: Iterable[Arguments]) -> None:

@@ -3,11 +3,11 @@
 import os
 import secrets
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Final
 
-from sitq.checks import Duration, label, seconds
+from sitq.checks import Duration, kind, label, seconds
 from sitq.errors import ValidationError
 
 DEFAULT_CONCURRENCY: Final = 10
@@ -80,6 +80,10 @@ def _queues(queues: Sequence[str] | Mapping[str, int] | None) -> tuple[str, ...]
         return None
     if isinstance(queues, str):
         raise ValidationError(f"queues is a str: give a list of names, queues=[{queues!r}]")
+    if not isinstance(queues, Collection):
+        raise ValidationError(
+            f"queues is {kind(queues)}: give a list of names, or a mapping of names to weights"
+        )
     names = tuple(dict.fromkeys(label(queue, "queues") for queue in queues))
     if not names:
         raise ValidationError("queues is empty: name at least one queue, or leave it out to take from all")
@@ -96,8 +100,8 @@ def _weights(queues: object) -> tuple[int, ...] | None:
 
 def _strict(strict: bool, queues: object) -> bool:
     if not isinstance(strict, bool):
-        raise ValidationError(f"strict is {strict!r}: give True or False")
-    if strict and (queues is None or isinstance(queues, Mapping)):
+        raise ValidationError(f"strict is {kind(strict)}: give True or False")
+    if strict and (queues is None or isinstance(queues, Mapping | Set)):
         raise ValidationError(
             "strict needs an order: give queues as a list of names, the most important first"
         )

@@ -6,6 +6,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 from sitq.errors import TaskError
+from sitq.events import TaskLogged, TaskProgressed, TaskPublished
 from sitq.model import NoteKind, TaskId
 from sitq.progress import encode_line, encode_progress
 from sitq.serialization import encode_value
@@ -22,8 +23,8 @@ class Channel(Protocol):
         """Whether the run is to stop."""
         ...
 
-    def say(self, kind: NoteKind, data: bytes) -> None:
-        """Take what the task has to say. Callable from any thread; returns at once."""
+    def say(self, kind: NoteKind, data: bytes, event: type[Any], *details: Any) -> None:
+        """Take what the task has to say, as a note and as the fields of an event. Callable from any thread."""
         ...
 
 
@@ -65,7 +66,7 @@ class CurrentTask(NamedTuple):
         Raises:
             ValidationError: `percent` is not a number from 0 to 100, or `note` is not a str.
         """
-        self._say(NoteKind.PROGRESS, encode_progress(percent, note))
+        self._say(NoteKind.PROGRESS, encode_progress(percent, note), TaskProgressed, percent, note)
 
     def log(self, text: str) -> None:
         """Add a line to the log of this task, for `TaskHandle.events`. The newest 1,000 are kept, 8 KiB each.
@@ -73,7 +74,7 @@ class CurrentTask(NamedTuple):
         Raises:
             ValidationError: It is not a str.
         """
-        self._say(NoteKind.LOG, encode_line(text))
+        self._say(NoteKind.LOG, encode_line(text), TaskLogged, text)
 
     def publish(self, value: Any) -> None:
         """Hand out a partial result, for `TaskHandle.events`. The newest 1,000 are kept.
@@ -84,11 +85,11 @@ class CurrentTask(NamedTuple):
         """
         if self.channel is not None:
             data = encode_value(value, max_payload=self.channel.max_payload)
-            self.channel.say(NoteKind.VALUE, data)
+            self._say(NoteKind.VALUE, data, TaskPublished, value)
 
-    def _say(self, kind: NoteKind, data: bytes) -> None:
+    def _say(self, kind: NoteKind, data: bytes, event: type[Any], *details: Any) -> None:
         if self.channel is not None:
-            self.channel.say(kind, data)
+            self.channel.say(kind, data, event, *details)
 
     def __repr__(self) -> str:
         # Without the context: it may hold secrets, and this ends up in logs.

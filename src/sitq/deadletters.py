@@ -72,7 +72,7 @@ async def _pages(backend: Backend, query: TaskQuery) -> AsyncGenerator[list[Task
         query = replace(query, before=page[-1].seq)
 
 
-async def requeue(backend: Backend, query: TaskQuery) -> list[TaskRecord]:
+async def requeue_all(backend: Backend, query: TaskQuery) -> list[TaskRecord]:
     """Give what matches a new run, in batches. Returns those that got one, as they were."""
     done: list[TaskRecord] = []
     async for page in _pages(backend, query):
@@ -82,7 +82,7 @@ async def requeue(backend: Backend, query: TaskQuery) -> list[TaskRecord]:
     return done
 
 
-async def discard(backend: Backend, query: TaskQuery) -> int:
+async def discard_all(backend: Backend, query: TaskQuery) -> int:
     """Delete what matches, in batches. Returns how many."""
     total = 0
     async for page in _pages(backend, query):

@@ -4,8 +4,9 @@ Code that does something emits an event and never logs. Arguments and results ar
 """
 
 import asyncio
+import inspect
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextvars import Context
 from typing import Any, Final, NamedTuple
 
@@ -120,7 +121,7 @@ class TaskRequeued(NamedTuple):
 
 
 class TaskCancelled(NamedTuple):
-    """A task was stopped on request."""
+    """A running task was stopped on request. In a task's stream also one that never ran."""
 
     task_id: TaskId
     task: str
@@ -243,12 +244,14 @@ type Event = (
     | WorkerStopped
 )
 type Emit = Callable[[Event], None]
-type EventHandler[E] = Callable[[E], Awaitable[Any] | None]
+type EventHandler[E] = Callable[[E], Any]
+"""Plain, or async: then what it returns is awaited."""
 
 _logger = logging.getLogger("sitq")
 # A library is silent until its application asks for logs.
 _logger.addHandler(logging.NullHandler())
 
+_LAST_WORDS: Final = 1.0
 _TASK: Final = "{task}[{task_id}] on {queue}, attempt {attempt}"
 _LINES: Final[Mapping[type[Any], tuple[int, str, str]]] = {
     TaskEnqueued: (logging.DEBUG, "task.enqueued", "enqueued {task}[{task_id}] on {queue}"),
@@ -360,11 +363,18 @@ class Events:
             self._parent._hand_out(event)
 
     async def settle(self, timeout: float) -> None:
-        """Wait for coroutines of handlers that run, for `timeout` seconds at most; then cancel them."""
-        if self._running:
-            await asyncio.wait(self._running, timeout=timeout)
-            for late in self._running:
+        """Wait for coroutines of handlers, for `timeout` seconds at most; then cancel them. One of them may call it."""
+        await asyncio.sleep(0)  # those of events that have just happened begin
+        deadline = asyncio.get_running_loop().time() + timeout
+        while others := self._running - {asyncio.current_task()}:
+            left = deadline - asyncio.get_running_loop().time()
+            if left > 0:
+                await asyncio.wait(others, timeout=left)
+                continue
+            for late in others:
                 late.cancel()
+            await asyncio.wait(others, timeout=_LAST_WORDS)
+            return
 
     def _hand_out(self, event: Event) -> None:
         for handler in self._handlers.get(type(event), ()):
@@ -373,19 +383,22 @@ class Events:
             except BaseException:
                 _logger.exception("a handler of %s raised", type(event).__name__)
                 continue
-            if made is not None:
-                self._run(_guarded(made, event))
+            if inspect.isawaitable(made):  # what else a plain function returns is nobody's concern
+                self._run(made, event)
 
-    def _run(self, work: Coroutine[Any, Any, None]) -> None:
-        if self._loop is None or self._loop.is_closed():
-            work.close()
-            _logger.error("a handler that is a coroutine needs a running loop: open the queue first")
-        else:
-            self._loop.call_soon_threadsafe(self._start, work, context=Context())
+    def _run(self, made: Awaitable[Any], event: Event) -> None:
+        try:
+            if self._loop is None:
+                raise RuntimeError("the queue was never opened")
+            self._loop.call_soon_threadsafe(self._start, made, event, context=Context())
+        except RuntimeError as error:  # or its loop is closed
+            if inspect.iscoroutine(made):
+                made.close()
+            _logger.error("an async handler of %s was not run: %s", type(event).__name__, error)
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+    def _start(self, made: Awaitable[Any], event: Event) -> None:
         assert self._loop is not None
-        task = self._loop.create_task(work, name="sitq-handler")
+        task = self._loop.create_task(_guarded(made, event), name="sitq-handler")
         self._running.add(task)
         task.add_done_callback(self._running.discard)
 

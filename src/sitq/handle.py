@@ -1,5 +1,6 @@
 """What a caller holds after enqueueing: a handle on the task, and the result as it stands."""
 
+from collections.abc import AsyncGenerator, Generator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
@@ -14,6 +15,7 @@ from sitq.errors import (
     TaskRetryExhaustedError,
 )
 from sitq.model import Status, TaskId
+from sitq.stream import Streamed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,13 +77,15 @@ class _Tasks(Protocol):
 
     async def get_result(self, task_id: TaskId, timeout: Duration | None = None) -> Result[Any]: ...
     async def get_status(self, task_id: TaskId) -> Status: ...
-    async def cancel(self, task_id: TaskId) -> Status: ...
+    async def cancel(self, task_id: TaskId, timeout: Duration | None = None) -> Status: ...
+    def events(self, task_id: TaskId, *, after: str | None = None) -> AsyncGenerator[Streamed]: ...
 
 
 class _SyncTasks(Protocol):
     def get_result(self, task_id: TaskId, timeout: Duration | None = None) -> Result[Any]: ...
     def get_status(self, task_id: TaskId) -> Status: ...
-    def cancel(self, task_id: TaskId) -> Status: ...
+    def cancel(self, task_id: TaskId, timeout: Duration | None = None) -> Status: ...
+    def events(self, task_id: TaskId, *, after: str | None = None) -> Generator[Streamed]: ...
 
 
 class TaskHandle[R](str):
@@ -118,9 +122,13 @@ class TaskHandle[R](str):
         """Where the task is in its life."""
         return await self._tasks.get_status(self)
 
-    async def cancel(self) -> Status:
+    async def cancel(self, timeout: Duration | None = None) -> Status:
         """Cancel the task, as `TaskQueue.cancel` does."""
-        return await self._tasks.cancel(self)
+        return await self._tasks.cancel(self, timeout)
+
+    def events(self, *, after: str | None = None) -> AsyncGenerator[Streamed]:
+        """What happens to the task until it has finished, as `TaskQueue.events` tells it: use it with `async for`."""
+        return self._tasks.events(self, after=after)
 
     def __reduce__(self) -> tuple[type[str], tuple[str]]:
         return str, (str(self),)
@@ -149,9 +157,13 @@ class SyncTaskHandle[R](str):
         """As `TaskHandle.status`."""
         return self._tasks.get_status(self)
 
-    def cancel(self) -> Status:
+    def cancel(self, timeout: Duration | None = None) -> Status:
         """As `TaskHandle.cancel`."""
-        return self._tasks.cancel(self)
+        return self._tasks.cancel(self, timeout)
+
+    def events(self, *, after: str | None = None) -> Generator[Streamed]:
+        """As `TaskHandle.events`: use it with `for`."""
+        return self._tasks.events(self, after=after)
 
     def __reduce__(self) -> tuple[type[str], tuple[str]]:
         return str, (str(self),)

@@ -80,13 +80,13 @@ class Concurrency(NamedTuple):
 
 
 class Rate(NamedTuple):
-    """At most `count` tasks with this key start within any span of `period`, over all workers of a store.
+    """At most `limit` tasks with this key start within any span of `period`, over all workers of a store.
 
-    So a task may start when the `count`th last start of its key is at least `period` ago.
+    So a task may start when the `limit`th last start of its key is at least `period` ago.
     """
 
     key: str
-    count: int
+    limit: int
     period: timedelta
 
 

@@ -80,7 +80,8 @@ OPTION_NAMES: Final = frozenset(GivenOptions.__annotations__)
 # -- The value -------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, init=False)
+# Without slots: what was not given is an attribute of the class, and costs an instance nothing.
+@dataclass(frozen=True, init=False)
 class TaskOptions:
     """Everything about a task that is not its call. An option that was not given stays open for a default.
 
@@ -143,7 +144,6 @@ class TaskOptions:
     concurrency_limit: int | None = None
     rate_limit: RateLimit | None = None
     rate_key: str | None = None
-    _names: tuple[str, ...] = field(default=(), repr=False, compare=False)
 
     def __init__(self, **given: Unpack[GivenOptions]) -> None:
         kept: dict[str, Any] = {}
@@ -151,32 +151,31 @@ class TaskOptions:
             check = _CHECKS.get(name)
             if check is None:
                 raise unknown_option(name, OPTION_NAMES)
-            if value is not (UNSET if name == "result_ttl" else None):
+            if value is not _blank(name):
                 kept[name] = check(value)
-        for name, (others, what) in _EXCLUDES.items():
-            for other in others:
-                if name in kept and other in kept:
-                    raise ValidationError(f"{name} and {other} both say {what}: give one of them")
-        self.__setstate__(kept)
+        for one, other, what in _CONTRADICTIONS:
+            if one in kept and other in kept:
+                raise ValidationError(f"{one} and {other} both say {what}: give one of them")
+        vars(self).update(kept)
 
     def over(self, defaults: "TaskOptions") -> "TaskOptions":
-        """Return these options, filled up from `defaults` with what they do not exclude."""
-        if not self._names or not defaults._names:
-            return self if self._names or not defaults._names else defaults
-        mine, theirs = self.given(), defaults.given()
-        for name, (others, _) in _EXCLUDES.items():
-            for other in others:
-                if name in mine:
-                    theirs.pop(other, None)
-                if other in mine:
-                    theirs.pop(name, None)
+        """Return these options, filled up from `defaults` with what they do not contradict."""
+        mine, theirs = vars(self), vars(defaults)
+        if not mine or not theirs:
+            return self if mine or not theirs else defaults
+        theirs = theirs.copy()
+        for one, other, _ in _CONTRADICTIONS:
+            if one in mine:
+                theirs.pop(other, None)
+            if other in mine:
+                theirs.pop(one, None)
         merged = object.__new__(TaskOptions)
-        merged.__setstate__({**theirs, **mine})
+        vars(merged).update(theirs, **mine)
         return merged
 
     def given(self) -> dict[str, Any]:
         """Return the options that were given, by name."""
-        return {name: getattr(self, name) for name in self._names}
+        return vars(self).copy()
 
     def due_at(self, now: datetime) -> datetime | None:
         """Return the earliest start, counted from `now`; None if there is nothing to wait for."""
@@ -185,16 +184,15 @@ class TaskOptions:
         wait = self.debounce or self.delay
         return now + wait if wait else None
 
-    def __getstate__(self) -> dict[str, Any]:
-        return self.given()
-
     def __setstate__(self, state: dict[str, Any] | list[Any]) -> None:
-        # As a list it lies in payloads with a `@task` by value that were written before there were more than nine.
-        given = state if isinstance(state, dict) else dict(zip(_BLANKS, state, strict=False))
-        given = {name: value for name, value in given.items() if value is not _BLANKS[name]}
-        for name, blank in _BLANKS.items():
-            object.__setattr__(self, name, given.get(name, blank))
-        object.__setattr__(self, "_names", tuple(given))
+        # It had nine options and slots before; such a list lies in payloads with a `@task` by value.
+        given = state if isinstance(state, dict) else dict(zip(_CHECKS, state, strict=False))
+        vars(self).update({name: value for name, value in given.items() if value is not _blank(name)})
+
+
+def _blank(name: str) -> object:
+    """Return what stands for "not given": `result_ttl` takes None for an answer."""
+    return UNSET if name == "result_ttl" else None
 
 
 def unknown_option(name: str, known: Iterable[str]) -> ValidationError:
@@ -291,13 +289,15 @@ _CHECKS: Final[Mapping[str, Callable[[object], Any]]] = {
     "rate_limit": rate_limit,
     "rate_key": partial(_key, name="rate_key"),
 }
-_BLANKS: Final = {name: UNSET if name == "result_ttl" else None for name in _CHECKS}
 
-# What excludes what, and what both would say. Of two that exclude each other the one given for the call wins.
-_EXCLUDES: Final[Mapping[str, tuple[tuple[str, ...], str]]] = {
-    "eta": (("delay",), "when to start"),
-    "debounce": (("eta", "delay"), "when to start"),
-    "retry": (("max_retries", "retry_delay"), "how to retry"),
-    "throttle": (("debounce",), "which of several to run"),
-    "unique_until": (("debounce", "throttle"), "how long the key is held"),
-}
+# What both would say. Of two options that contradict each other the one that was given for the call wins.
+_CONTRADICTIONS: Final = (
+    ("eta", "delay", "when to start"),
+    ("debounce", "eta", "when to start"),
+    ("debounce", "delay", "when to start"),
+    ("debounce", "throttle", "which of several calls to run"),
+    ("unique_until", "debounce", "how long the key is held"),
+    ("unique_until", "throttle", "how long the key is held"),
+    ("retry", "max_retries", "how often to try"),
+    ("retry", "retry_delay", "when to try again"),
+)

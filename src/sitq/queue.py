@@ -3,15 +3,15 @@
 import asyncio
 import os
 from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Iterable, Mapping
+from contextlib import aclosing
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Final, Never, Protocol, Self, Unpack, get_args, overload
 
-from sitq import deadletters
 from sitq.backends import open_backend
 from sitq.backends.base import Backend
 from sitq.checks import Duration, integer, label, seconds
-from sitq.deadletters import selection
+from sitq.deadletters import discard_all, requeue_all, selection
 from sitq.details import TaskDetails, details
 from sitq.errors import QueueClosedError, TaskNotFoundError, TaskTimeoutError, ValidationError
 from sitq.events import Event, EventHandler, Events, TaskEnqueued, TaskRequeued
@@ -103,9 +103,9 @@ class TaskQueue:
         self._open, self._closed = True, False
 
     async def close(self) -> None:
-        """Finish what was handed over and release the storage. Idempotent."""
+        """Finish what was handed over, wait up to 5 s for handlers of events, release the storage. Idempotent."""
+        await self.emitter.settle(_SETTLE_TIMEOUT)  # before, since a handler may use this queue
         self._open, self._closed = False, True
-        await self.emitter.settle(_SETTLE_TIMEOUT)
         await self.backend.close()
 
     async def __aenter__(self) -> Self:
@@ -173,7 +173,12 @@ class TaskQueue:
             )
         made: Call[Any] = Call(func, args, kwargs)
         options = _NO_OPTIONS if eta is None else TaskOptions(eta=eta)
-        return (await self._store([self._new_task(made, options)]))[0]
+        task = self._new_task(made, options)
+        backend = self.backend if self._open else await self._ready()
+        [stored] = await backend.enqueue([task], max_pending=self._bounds([task]))
+        if stored.created and self.emitter.wants(TaskEnqueued):
+            self.emitter(TaskEnqueued(task.id, task.name, task.queue))
+        return TaskHandle(stored.id, self)
 
     async def enqueue_many[R](self, calls: Iterable[Call[R]], /) -> list[TaskHandle[R]]:
         """Store a batch of `call(func, ...)`, all or none, in order. Errors as for `enqueue`."""
@@ -336,8 +341,10 @@ class TaskQueue:
         """
         check_task_id(task_id)
         backend = await self._ready()
-        async for entry in stream(backend, lambda: self._record(task_id, with_bytes=True), task_id, after):
-            yield entry
+        entries = stream(backend, lambda: self._record(task_id, with_bytes=True), task_id, after)
+        async with aclosing(entries):  # a reader may leave early
+            async for entry in entries:
+                yield entry
 
     def on[E](self, kind: type[E], /) -> Callable[[EventHandler[E]], EventHandler[E]]:
         """Call the decorated function, plain or async, with each event of this kind, such as `TaskFailed`.
@@ -375,12 +382,13 @@ class TaskQueue:
             TaskTimeoutError: It runs on after `timeout`.
         """
         check_task_id(task_id)
+        wait = None if timeout is None else seconds(timeout, "timeout")
         statuses = await (await self._ready()).cancel([task_id])
         if task_id not in statuses:
             raise TaskNotFoundError(task_id)
-        if timeout is None or statuses[task_id].finished:
+        if wait is None or statuses[task_id].finished:
             return statuses[task_id]
-        return (await self._ended(task_id, seconds(timeout, "timeout"))).status
+        return (await self._ended(task_id, wait)).status
 
     async def requeue(
         self,
@@ -405,7 +413,7 @@ class TaskQueue:
             ValidationError: Neither ids nor a filter, or both.
         """
         query = selection(ids, status=status, queue=queue, name=name, since=since, until=until)
-        done = await deadletters.requeue(await self._ready(), query)
+        done = await requeue_all(await self._ready(), query)
         for task in done:
             self.emitter(TaskRequeued(task.id, task.name, task.queue))
         return [task.id for task in done]
@@ -422,7 +430,7 @@ class TaskQueue:
     ) -> int:
         """Delete failed and cancelled tasks, chosen as in `requeue`. Tells how many."""
         query = selection(ids, status=status, queue=queue, name=name, since=since, until=until)
-        return await deadletters.discard(await self._ready(), query)
+        return await discard_all(await self._ready(), query)
 
     async def pause(self, queue: str) -> None:
         """Start nothing more from this queue, in no worker, until `resume`. What runs goes on. Kept in the store."""

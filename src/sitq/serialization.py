@@ -237,6 +237,8 @@ def _load_call(body: bytes) -> _Loaded | None:
     if type(parts) is not tuple or not 3 <= len(parts) <= 5:
         return None
     func, args, kwargs, *more = parts
+    if len(more) == 2 and type(more[1]) is not tuple:
+        return None
     if type(func) is str:
         func = _function(func)
     call: Call[Any] = Call(func, args, kwargs)

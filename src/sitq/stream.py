@@ -29,6 +29,7 @@ from sitq.progress import decode_line, decode_progress
 from sitq.serialization import decode_value
 
 _PAGE: Final = 500
+_LARGEST: Final = 2**63 - 1
 _POLL_INTERVAL: Final = 1.0
 
 
@@ -89,6 +90,10 @@ async def stream(
             await signal.wait(_POLL_INTERVAL)
 
 
+_SAID: Final = frozenset({NoteKind.PROGRESS, NoteKind.LOG, NoteKind.VALUE})
+"""What a run says itself; the other notes are written when it has ended."""
+
+
 class _New(NamedTuple):
     """Something that a reader has not had yet, and what of his place it moves."""
 
@@ -98,23 +103,44 @@ class _New(NamedTuple):
 
 
 def _entries(record: TaskRecord, notes: list[Note], place: _Place, *, last: bool) -> list[Streamed]:
-    """What is new: the notes in their order, and changes of state among them by their time."""
+    """What is new: the notes in their order, and changes of state among them by their time.
+
+    Args:
+        last: There are no more notes, so what is beyond them may be told.
+    """
     about = (record.id, record.name, record.queue)
-    found = [_New(note.at, _said(about, note), {"position": note.position}) for note in notes]
+    found = [_New(note.at, _said(about, note), _moves(note)) for note in notes]
     if record.started_at is not None and record.fence != place.fence:
         begun = TaskStarted(*about, record.attempt, record.worker or "")
-        index = next((i for i, each in enumerate(found) if each.at >= record.started_at), len(found))
-        moves: dict[str, int | str] = {"fence": record.fence, "status": Status.RUNNING}
-        found.insert(index, _New(record.started_at, begun, moves))
+        index = next((i for i, note in enumerate(notes) if _is_of_run(note, record)), len(found))
+        if index < len(found) or last:
+            moves: dict[str, int | str] = {"fence": record.fence, "status": Status.RUNNING}
+            found.insert(index, _New(record.started_at, begun, moves))
     if place == _START:
         found.insert(0, _New(record.enqueued_at, TaskEnqueued(*about), {"status": Status.PENDING}))
-    if last and record.status.finished and record.finished_at is not None:
-        found.append(_New(record.finished_at, _end(about, record), {"status": record.status}))
     entries: list[Streamed] = []
     for new in found:
         place = place._replace(**new.moves)  # type: ignore[arg-type]
         entries.append(Streamed(str(place), new.at, new.event))
+    if last and record.status.finished and record.finished_at is not None and record.status != place.status:
+        place = place._replace(status=record.status)
+        entries.append(Streamed(str(place), record.finished_at, _end(about, record)))
     return entries
+
+
+def _moves(note: Note) -> dict[str, int | str]:
+    moves: dict[str, int | str] = {"position": note.position}
+    return moves if note.kind in _SAID else {**moves, "status": Status.PENDING}
+
+
+def _is_of_run(note: Note, record: TaskRecord) -> bool:
+    """Whether the run that is in the record said it: so it comes after the start."""
+    return (
+        note.kind in _SAID
+        and note.attempt == record.attempt
+        and record.started_at is not None
+        and note.at >= record.started_at
+    )
 
 
 def _said(about: tuple[TaskId, str, str], note: Note) -> Event:
@@ -156,7 +182,10 @@ def _parse(cursor: str) -> _Place:
         position, fence, status = cursor.split(".")
         if status and status not in Status:
             raise ValueError("no such state")
-        return _Place(int(position), int(fence), status)
+        place = _Place(int(position), int(fence), status)
+        if max(place[:2]) > _LARGEST or min(place[:2]) < 0:
+            raise ValueError("no position")
+        return place
     except (AttributeError, ValueError):
         raise ValidationError(
             "after is no cursor: give the cursor of an entry that events() yielded"

@@ -4,21 +4,26 @@ Every call runs as a coroutine of the one `TaskQueue` inside, on a private event
 second implementation: this module only carries calls there and answers back.
 """
 
+import asyncio
 import os
 import threading
-from collections.abc import Callable, Collection, Coroutine, Iterable
+from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Generator, Iterable, Mapping
+from contextlib import suppress
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Final, Protocol, Self, Unpack, overload
 
 from sitq.backends.base import Backend
 from sitq.checks import Duration
-from sitq.errors import BackendConnectionError
+from sitq.details import TaskDetails
+from sitq.errors import BackendConnectionError, QueueError
+from sitq.events import EventHandler
 from sitq.handle import Result, SyncTaskHandle, TaskHandle
 from sitq.loop import LoopThread, closed, refuse_on_loop
-from sitq.model import Stats, Status, TaskId, TaskRecord
+from sitq.model import Stats, Status, TaskId, TaskRecord, WorkerRecord
 from sitq.options import GivenOptions
 from sitq.queue import DEFAULT_MAX_PAYLOAD, DEFAULT_PATH, Enqueuer, TaskQueue
+from sitq.stream import Streamed
 from sitq.task import Call
 
 _CLOSE_TIMEOUT: Final = 30.0
@@ -40,10 +45,12 @@ class SyncTaskQueue:
         backend: str | os.PathLike[str] | Backend = DEFAULT_PATH,
         *,
         max_payload: int = DEFAULT_MAX_PAYLOAD,
+        max_pending: int | Mapping[str, int] | None = None,
     ) -> None:
-        self._queue: Final = TaskQueue(backend, max_payload=max_payload)
+        self._queue: Final = TaskQueue(backend, max_payload=max_payload, max_pending=max_pending)
         self.backend: Final = self._queue.backend
         self.max_payload: Final = self._queue.max_payload
+        self.emitter: Final = self._queue.emitter
         # Held while opening and closing. Reentrant, because a signal handler may use the queue as well.
         self._changing = threading.RLock()
         self._thread: LoopThread | None = None
@@ -161,7 +168,7 @@ class SyncTaskQueue:
         """As `TaskQueue.get_status`."""
         return self._call(lambda: self._queue.get_status(task_id))
 
-    def get(self, task_id: TaskId) -> TaskRecord:
+    def get(self, task_id: TaskId) -> TaskDetails:
         """As `TaskQueue.get`."""
         return self._call(lambda: self._queue.get(task_id))
 
@@ -187,9 +194,87 @@ class SyncTaskQueue:
         """As `TaskQueue.stats`."""
         return self._call(self._queue.stats)
 
-    def cancel(self, task_id: TaskId) -> Status:
+    def events(self, task_id: TaskId, *, after: str | None = None) -> Generator[Streamed]:
+        """As `TaskQueue.events`, for a `for` loop. Whoever leaves it early closes it, or drops it."""
+        reader = _Reader(self._queue.events(task_id, after=after))
+        try:
+            while (entry := self._call(reader.next)) is not None:
+                yield entry
+        finally:
+            # Not where it cannot be: on the private loop, in a forked child, after the close. There nobody reads on.
+            with suppress(QueueError, BackendConnectionError):
+                if self._thread is not None:
+                    self._call(reader.close)
+
+    def on[E](self, kind: type[E], /) -> Callable[[EventHandler[E]], EventHandler[E]]:
+        """As `TaskQueue.on`. Handlers run on the queue's own event loop, where this object cannot be used."""
+        return self._queue.on(kind)
+
+    # -- Steering ----------------------------------------------------------------------------------
+
+    def cancel(self, task_id: TaskId, timeout: Duration | None = None) -> Status:
         """As `TaskQueue.cancel`."""
-        return self._call(lambda: self._queue.cancel(task_id))
+        return self._call(lambda: self._queue.cancel(task_id, timeout))
+
+    def requeue(
+        self,
+        ids: TaskId | Collection[TaskId] | None = None,
+        *,
+        status: Status | Collection[Status] | None = None,
+        queue: str | None = None,
+        name: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+    ) -> list[TaskId]:
+        """As `TaskQueue.requeue`."""
+        return self._call(
+            lambda: self._queue.requeue(ids, status=status, queue=queue, name=name, since=since, until=until)
+        )
+
+    def discard(
+        self,
+        ids: TaskId | Collection[TaskId] | None = None,
+        *,
+        status: Status | Collection[Status] | None = None,
+        queue: str | None = None,
+        name: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+    ) -> int:
+        """As `TaskQueue.discard`."""
+        return self._call(
+            lambda: self._queue.discard(ids, status=status, queue=queue, name=name, since=since, until=until)
+        )
+
+    def pause(self, queue: str) -> None:
+        """As `TaskQueue.pause`."""
+        self._call(lambda: self._queue.pause(queue))
+
+    def resume(self, queue: str) -> None:
+        """As `TaskQueue.resume`."""
+        self._call(lambda: self._queue.resume(queue))
+
+    def workers(self) -> list[WorkerRecord]:
+        """As `TaskQueue.workers`."""
+        return self._call(self._queue.workers)
+
+
+class _Reader:
+    """A stream that is read one call at a time. A call that was cancelled may still be ending when the next one comes,
+    and an async generator does not bear two at once.
+    """
+
+    def __init__(self, entries: AsyncGenerator[Streamed]) -> None:
+        self._entries = entries
+        self._turn = asyncio.Lock()
+
+    async def next(self) -> Streamed | None:
+        async with self._turn:
+            return await anext(self._entries, None)
+
+    async def close(self) -> None:
+        async with self._turn:
+            await self._entries.aclose()
 
 
 class SyncEnqueuer:

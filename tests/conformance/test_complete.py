@@ -117,6 +117,40 @@ async def test_released_until_later(backend: Backend, clock: FakeClock) -> None:
     assert await reserved_ids(backend) == []
 
 
+async def test_released_with_a_reason(backend: Backend, clock: FakeClock) -> None:
+    held = await running(backend)
+    before = await record(backend, held.id)
+    at = clock.now() + HOUR
+
+    assert await backend.complete([Released(held, at, b"reason")]) == Completed(1)
+
+    assert await record(backend, held.id) == replace(
+        before, status=Status.PENDING, due_at=at, worker=None, started_at=None, attempt=0, error=b"reason"
+    )
+
+
+async def test_a_release_without_a_reason_keeps_the_error_of_the_attempt_before(
+    backend: Backend, clock: FakeClock
+) -> None:
+    held = await running(backend, new_task("a"))
+    await backend.complete([Retried(held, clock.now(), b"first try")])
+    await backend.complete([Released((await reserve_one(backend)).held)])
+
+    assert (await record(backend, "a")).error == b"first try"
+
+
+async def test_a_release_with_a_reason_of_a_task_that_was_asked_to_cancel_keeps_the_reason(
+    backend: Backend,
+) -> None:
+    held = await running(backend)
+    await backend.cancel([held.id])
+
+    await backend.complete([Released(held, None, b"reason")])
+
+    stored = await record(backend, held.id)
+    assert (stored.status, stored.error) == (Status.CANCELLED, b"reason")
+
+
 async def test_a_release_after_a_crash_gives_back_one_attempt_and_no_crash(
     backend: Backend, clock: FakeClock
 ) -> None:

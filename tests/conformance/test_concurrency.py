@@ -1,5 +1,6 @@
 """Concurrency: never too many of a key at once, and nobody waits without a reason."""
 
+import asyncio
 from collections.abc import Callable
 from datetime import timedelta
 
@@ -346,6 +347,29 @@ async def test_pruned_tasks_leave_the_count_right(backend: Backend) -> None:
     await backend.enqueue([bounded("a"), bounded("b")])
 
     assert await reserved_ids(backend) == ["a"]
+
+
+async def test_workers_that_look_only_when_they_are_rung_get_through(backend: Backend) -> None:
+    tasks = [bounded(limit=2, queue=f"q{number % 3}") for number in range(60)]
+    await backend.enqueue(tasks)
+    done: list[str] = []
+
+    async def work(queue: str) -> None:
+        async with backend.listen([QueueTopic(queue)]) as signal:
+            while queue in (left := [task.queue for task in tasks if task.id not in done]):
+                found = (await backend.reserve(queue, [queue], 1, LEASE)).tasks
+                for task in found:
+                    await asyncio.sleep(0)
+                    await backend.complete([Succeeded(task.held, b"")])
+                    done.append(task.id)
+                if not found and queue in left:
+                    assert await signal.wait(PATIENCE)
+
+    async with asyncio.TaskGroup() as group:
+        for number in range(3):
+            group.create_task(work(f"q{number}"))
+
+    assert len(done) == len(set(done)) == 60
 
 
 # -- When to look again ----------------------------------------------------------------------------

@@ -12,9 +12,12 @@ import pytest
 from sitq.backends.base import Backend
 from sitq.model import (
     Cancelled,
+    CancelTopic,
     Failed,
     Held,
+    NewNote,
     NewTask,
+    NoteKind,
     Outcome,
     QueueTopic,
     Released,
@@ -23,8 +26,9 @@ from sitq.model import (
     Succeeded,
     TaskTopic,
     Topic,
+    Unique,
 )
-from tests.support import PATIENCE, FakeClock, new_task, record, reserve_one, reserved_ids, running
+from tests.support import HOUR, PATIENCE, FakeClock, new_task, record, reserve_one, reserved_ids, running
 
 
 @pytest.mark.parametrize("topic", [QueueTopic("images"), QueueTopic(None)], ids=["its queue", "every queue"])
@@ -95,6 +99,72 @@ async def test_the_end_of_a_task_that_was_asked_to_cancel_and_is_released_rings_
         await backend.complete([Released(held)])
 
         assert await signal.wait(PATIENCE)
+
+
+async def test_asking_a_running_task_to_cancel_rings(backend: Backend) -> None:
+    held = await running(backend)
+
+    async with backend.listen([CancelTopic()]) as signal:
+        await backend.cancel([held.id])
+
+        assert await signal.wait(PATIENCE)
+        assert (await backend.heartbeat("w1", [held], HOUR)).cancelled == {held}
+
+
+async def test_one_running_task_among_many_that_are_cancelled_rings(backend: Backend) -> None:
+    held = await running(backend)
+    await backend.enqueue([new_task("a"), new_task("b")])
+
+    async with backend.listen([CancelTopic()]) as signal:
+        await backend.cancel(["a", held.id, "b", "unknown"])
+
+        assert await signal.wait(PATIENCE)
+
+
+@pytest.mark.parametrize("kind", [NoteKind.PROGRESS, NoteKind.LOG, NoteKind.VALUE], ids=str)
+async def test_a_note_rings_its_task(backend: Backend, kind: NoteKind) -> None:
+    held = await running(backend)
+
+    async with backend.listen([TaskTopic(held.id)]) as signal:
+        await backend.heartbeat("w1", [held], HOUR, notes=[NewNote(held, kind, b"1")])
+        assert await signal.wait(PATIENCE)
+        assert len(await backend.notes(held.id)) == 1
+
+        await backend.complete([], notes=[NewNote(held, kind, b"2")])
+        assert await signal.wait(PATIENCE)
+        assert (await backend.notes(held.id))[-1].data == b"2"
+
+
+async def test_the_note_of_a_retry_rings_its_task(backend: Backend, clock: FakeClock) -> None:
+    held = await running(backend)
+
+    async with backend.listen([TaskTopic(held.id)]) as signal:
+        await backend.complete([Retried(held, clock.now(), b"error")])
+
+        assert await signal.wait(PATIENCE)
+
+
+async def test_a_requeue_rings_its_task_since_it_leaves_a_note(backend: Backend) -> None:
+    held = await running(backend)
+    await backend.complete([Failed(held, b"error")])
+
+    async with backend.listen([TaskTopic(held.id)]) as signal:
+        await backend.requeue([held.id])
+
+        assert await signal.wait(PATIENCE)
+
+
+async def test_a_holder_that_is_replaced_rings_its_queue_since_it_may_be_due_earlier(
+    backend: Backend, clock: FakeClock
+) -> None:
+    await backend.enqueue([new_task("a", queue="images", unique=Unique("key"), due_at=clock.now() + HOUR)])
+
+    async with backend.listen([QueueTopic("images")]) as signal:
+        assert await reserved_ids(backend) == []
+        await backend.enqueue([new_task("b", queue="other", unique=Unique("key", replace=True))])
+
+        assert await signal.wait(PATIENCE)
+        assert await reserved_ids(backend) == ["a"]
 
 
 async def test_one_listener_to_several_topics(backend: Backend) -> None:
@@ -201,7 +271,7 @@ async def test_without_a_ring_the_wait_ends_at_its_timeout(backend: Backend) -> 
 # -- Close, and other threads ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("topic", [QueueTopic("a"), QueueTopic(), TaskTopic("a")], ids=str)
+@pytest.mark.parametrize("topic", [QueueTopic("a"), QueueTopic(), TaskTopic("a"), CancelTopic()], ids=str)
 async def test_close_wakes_listeners(backend: Backend, topic: Topic) -> None:
     async with backend.listen([topic]) as signal:
         waiter = asyncio.ensure_future(signal.wait(PATIENCE))
@@ -223,6 +293,22 @@ async def test_a_listener_on_another_thread_hears_it(backend: Backend) -> None:
     listener = asyncio.create_task(asyncio.to_thread(lambda: asyncio.run(wait_for_ring())))
     await asyncio.to_thread(subscribed.wait, PATIENCE)
     await backend.enqueue([new_task(queue="a")])
+
+    assert await listener
+
+
+async def test_a_listener_on_another_thread_hears_a_cancel(backend: Backend) -> None:
+    held = await running(backend)
+    subscribed = threading.Event()
+
+    async def wait_for_ring() -> bool:
+        async with backend.listen([CancelTopic()]) as signal:
+            subscribed.set()
+            return await signal.wait(PATIENCE)
+
+    listener = asyncio.create_task(asyncio.to_thread(lambda: asyncio.run(wait_for_ring())))
+    await asyncio.to_thread(subscribed.wait, PATIENCE)
+    await backend.cancel([held.id])
 
     assert await listener
 

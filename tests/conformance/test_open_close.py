@@ -2,15 +2,42 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from sitq.backends.base import Backend
 from sitq.errors import BackendConnectionError
-from sitq.model import Held, QueueTopic, Retried, Succeeded, TaskQuery
+from sitq.model import (
+    Concurrency,
+    Enqueued,
+    Held,
+    NewNote,
+    NoteKind,
+    QueueTopic,
+    Rate,
+    Retried,
+    Succeeded,
+    TaskQuery,
+    Unique,
+    Until,
+    WorkerInfo,
+)
 from tests.conformance.conftest import CLIENTS, Store, only
-from tests.support import LEASE, FakeClock, everything, new_task, new_tasks, record, reserve_one, running
+from tests.support import (
+    HOUR,
+    LEASE,
+    FakeClock,
+    everything,
+    finish,
+    new_task,
+    new_tasks,
+    record,
+    reserve_one,
+    reserved_ids,
+    running,
+)
 
 
 async def listen(backend: Backend) -> None:
@@ -24,10 +51,16 @@ CALLS: dict[str, Callable[[Backend], Awaitable[object]]] = {
     "heartbeat": lambda backend: backend.heartbeat("w1", [Held("a", 1)], LEASE),
     "complete": lambda backend: backend.complete([Succeeded(Held("a", 1), b"")]),
     "cancel": lambda backend: backend.cancel(["a"]),
+    "requeue": lambda backend: backend.requeue(["a"]),
     "find": lambda backend: backend.find(TaskQuery()),
+    "notes": lambda backend: backend.notes("a"),
     "listen": listen,
     "prune": lambda backend: backend.prune(1),
+    "set_paused": lambda backend: backend.set_paused("a", True),
     "stats": lambda backend: backend.stats(),
+    "workers": lambda backend: backend.workers(),
+    "save": lambda backend: backend.save({"a": b""}),
+    "load": lambda backend: backend.load(""),
 }
 
 
@@ -118,6 +151,86 @@ async def test_a_new_object_on_the_same_store_sees_everything(
 
     assert (await everything(again), await again.stats()) == before
     await again.close()
+
+
+async def fill(backend: Backend, clock: FakeClock) -> None:
+    """Something of everything that a storage keeps besides tasks."""
+    rate, concurrency = Rate("key", 1, HOUR), Concurrency("key", 1)
+    held = await running(backend, new_task("bounded", rate=rate, concurrency=concurrency))
+    info = WorkerInfo(host="host", pid=1, started_at=clock.now(), concurrency=1, queues=("a",), cpu=0.5)
+    await backend.heartbeat("w1", [held], LEASE, notes=[NewNote(held, NoteKind.LOG, b"said")], info=info)
+    await backend.enqueue(
+        [
+            new_task("until the end", unique=Unique("end"), due_at=clock.now() + HOUR),
+            new_task("until then", unique=Unique("then", clock.now() + HOUR)),
+            new_task("paced", rate=rate),
+            new_task("held up", concurrency=concurrency),
+        ]
+    )
+    await running(backend, new_task("until the start", unique=Unique("start", Until.START)))
+    await backend.cancel(["until then"])
+    await backend.set_paused("resting", True)
+    await backend.save({"document": b"\x00"})
+
+
+async def check_filled(backend: Backend, clock: FakeClock) -> None:
+    """What `fill` put there still works."""
+    held_keys = [new_task(f"second {key}", unique=Unique(key)) for key in ("end", "then")]
+    assert [answer.id for answer in await backend.enqueue(held_keys)] == ["until the end", "until then"]
+    free = await backend.enqueue([new_task("second start", unique=Unique("start"), queue="resting")])
+    assert free == [Enqueued("second start", created=True)]
+    assert await reserved_ids(backend) == []
+    assert [note.data for note in await backend.notes("bounded")] == [b"said"]
+    [worker] = await backend.workers()
+    assert (worker.id, worker.info.queues, worker.alive_until) == ("w1", ("a",), clock.now() + LEASE)
+    assert await backend.load("") == {"document": b"\x00"}
+
+    await finish(backend, "bounded")
+    assert await reserved_ids(backend) == ["held up"]
+    assert await backend.prune(10, ids=["until then", "bounded"]) == 1
+    assert await backend.notes("bounded") == []
+    clock.advance(HOUR)
+    assert "paced" in await reserved_ids(backend)
+
+
+@only(survives_close=True)
+async def test_the_same_object_opened_again_forgets_nothing_else(backend: Backend, clock: FakeClock) -> None:
+    await fill(backend, clock)
+
+    await backend.close()
+    await backend.open()
+
+    await check_filled(backend, clock)
+
+
+@only(shared=True)
+async def test_a_new_object_on_the_same_store_forgets_nothing_else(
+    backend: Backend, store: Store, tmp_path: Path, clock: FakeClock
+) -> None:
+    await fill(backend, clock)
+    await backend.close()
+
+    again = store.make(tmp_path, clock)
+    await again.open()
+
+    await check_filled(again, clock)
+    await again.close()
+
+
+@only(survives_close=True)
+async def test_positions_of_notes_go_on_after_a_reopening(backend: Backend) -> None:
+    held = await running(backend, new_task(result_ttl=timedelta(0)))
+    await backend.complete([Succeeded(held, b"")], notes=[NewNote(held, NoteKind.LOG, b"")])
+    [old] = await backend.notes(held.id)
+    await backend.prune(10)
+
+    await backend.close()
+    await backend.open()
+
+    held = await running(backend)
+    await backend.heartbeat("w1", [], LEASE, notes=[NewNote(held, NoteKind.LOG, b"")])
+    [new] = await backend.notes(held.id)
+    assert new.position > old.position
 
 
 @only(survives_close=True)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from sitq.backends.base import Backend
-from sitq.model import Cancelled, Enqueued, Failed, Held, Outcome, Retried, Status, Succeeded
+from sitq.model import Cancelled, Enqueued, Failed, Held, Outcome, Retried, Status, Succeeded, Unique
 from tests.support import (
     HOUR,
     FakeClock,
@@ -144,3 +144,78 @@ async def test_stats_forget_what_was_pruned(backend: Backend) -> None:
     [queue] = (await backend.stats()).queues
 
     assert {status: number for status, number in queue.counts.items() if number} == {Status.PENDING: 2}
+
+
+# -- By id -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ttl", [HOUR, None], ids=["not yet", "never"])
+async def test_by_id_whatever_time_it_was_to_be_kept(backend: Backend, ttl: timedelta | None) -> None:
+    a, b, c = await finished(backend, 3, result_ttl=ttl)
+
+    assert await backend.prune(10, ids=[a, c]) == 2
+
+    assert await found_ids(backend) == [b]
+
+
+async def test_by_id_leaves_the_others_though_their_time_has_passed(backend: Backend) -> None:
+    a, b = await finished(backend, 2, result_ttl=timedelta(0))
+
+    assert await backend.prune(10, ids=[a]) == 1
+
+    assert await found_ids(backend) == [b]
+
+
+async def test_by_id_what_is_not_over_is_kept(backend: Backend, clock: FakeClock) -> None:
+    await running(backend, new_task("running"))
+    await backend.complete([Retried(await running(backend, new_task("retried")), clock.now(), b"")])
+    await backend.enqueue([new_task("pending"), new_task("cancelled")])
+    await backend.cancel(["cancelled", "running"])
+
+    assert await backend.prune(10, ids=["running", "retried", "pending", "cancelled", "unknown"]) == 1
+
+    assert await found_ids(backend) == ["pending", "retried", "running"]
+
+
+async def test_by_id_at_most_the_limit(backend: Backend) -> None:
+    ids = await finished(backend, 5)
+
+    assert await backend.prune(0, ids=ids) == 0
+    assert [await backend.prune(2, ids=ids) for _ in range(4)] == [2, 2, 1, 0]
+
+
+async def test_by_id_twice_is_once_and_none_is_none(backend: Backend) -> None:
+    a, b = await finished(backend, 2, result_ttl=timedelta(0))
+
+    assert await backend.prune(10, ids=[]) == 0
+    assert await backend.prune(10, ids=[a, a]) == 1
+    assert await backend.prune(10, ids={a}) == 0
+    assert await found_ids(backend) == [b]
+
+
+async def test_many_by_id(backend: Backend) -> None:
+    tasks = new_tasks(2_000)
+    await backend.enqueue(tasks)
+    await backend.cancel([task.id for task in tasks])
+
+    assert await backend.prune(10_000, ids=[task.id for task in tasks]) == 2_000
+
+    assert await everything(backend) == []
+
+
+async def test_a_holder_until_an_instant_does_not_stand_in_the_way_of_others(
+    backend: Backend, clock: FakeClock
+) -> None:
+    until = clock.now() + HOUR
+    holders = [
+        new_task(unique=Unique(f"{number}", until), result_ttl=timedelta(0), priority=-9)
+        for number in range(3)
+    ]
+    await backend.enqueue([*holders, new_task("other", result_ttl=timedelta(0))])
+    await backend.cancel([*(task.id for task in holders), "other"])
+
+    assert await backend.prune(1) == 1
+
+    assert await backend.get_result("other") is None
+    clock.advance(HOUR)
+    assert await backend.prune(10) == 3

@@ -8,8 +8,31 @@ from itertools import chain
 import pytest
 
 from sitq.backends.base import Backend
-from sitq.model import Failed, Heartbeat, Released, Status, Succeeded
-from tests.support import LEASE, FakeClock, everything, new_task, new_tasks, record, running
+from sitq.model import (
+    Enqueued,
+    Failed,
+    Heartbeat,
+    Held,
+    NewNote,
+    NoteKind,
+    Released,
+    Status,
+    Succeeded,
+    Unique,
+)
+from tests.support import (
+    HOUR,
+    LEASE,
+    MINUTE,
+    FakeClock,
+    bounded,
+    everything,
+    new_task,
+    new_tasks,
+    paced,
+    record,
+    running,
+)
 
 ROUNDS = range(20)
 
@@ -165,6 +188,108 @@ async def test_a_late_success_and_a_new_reservation_agree(clients: list[Backend]
         assert completed.accepted + len(found.tasks) == 1
         await clients[1].complete([Succeeded(task.held, b"second") for task in found.tasks])
         assert (await record(clients[0], held.id)).result == (b"second" if found.tasks else b"first")
+
+
+async def test_one_key_has_one_holder(clients: list[Backend]) -> None:
+    for number in ROUNDS:
+        tasks = [new_task(unique=Unique(f"{number}")) for _ in clients]
+
+        answers = await asyncio.gather(
+            *(client.enqueue([task]) for client, task in zip(clients, tasks, strict=True))
+        )
+
+        [winner] = [answer.id for [answer] in answers if answer.created]
+        assert [answer.id for [answer] in answers] == [winner] * len(clients)
+    assert len(await everything(clients[0])) == len(ROUNDS)
+
+
+async def test_an_end_and_the_next_of_its_key_agree(clients: list[Backend]) -> None:
+    for number in ROUNDS:
+        unique = Unique(f"{number}")
+        held = await running(clients[0], new_task(unique=unique))
+
+        _, [answer] = await asyncio.gather(
+            clients[0].complete([Succeeded(held, b"")]), clients[1].enqueue([new_task(unique=unique)])
+        )
+
+        assert answer.created is (answer.id != held.id)
+        [after] = await clients[0].enqueue([new_task(unique=unique)])
+        assert after.created is not answer.created
+
+
+async def test_a_push_and_a_reservation_agree(clients: list[Backend]) -> None:
+    for number in ROUNDS:
+        unique = Unique(f"{number}", replace=True)
+        await clients[0].enqueue([new_task(f"{number}", unique=unique, payload=b"old")])
+
+        found, [answer] = await asyncio.gather(
+            clients[0].reserve("w1", None, 1, LEASE),
+            clients[1].enqueue([new_task(unique=unique, payload=b"new")]),
+        )
+
+        [reserved] = found.tasks
+        assert answer == Enqueued(f"{number}", created=False)
+        assert (await record(clients[0], f"{number}")).payload == reserved.payload
+
+
+async def test_never_more_run_than_may(clients: list[Backend]) -> None:
+    await clients[0].enqueue([bounded(limit=3) for _ in range(100)])
+    runs: set[Held] = set()
+    ended = 0
+
+    async def work(client: Backend, worker: str) -> None:
+        nonlocal ended
+        while ended < 100:
+            found = (await client.reserve(worker, None, 2, LEASE)).tasks
+            runs.update(task.held for task in found)
+            assert len(runs) <= 3
+            await asyncio.sleep(0)
+            runs.difference_update(task.held for task in found)
+            await client.complete([Succeeded(task.held, b"") for task in found])
+            ended += len(found)
+
+    async with asyncio.TaskGroup() as group:
+        for number, client in enumerate(clients):
+            group.create_task(work(client, f"w{number}"))
+
+    assert ended == 100
+
+
+async def test_never_more_start_than_may(clients: list[Backend], clock: FakeClock) -> None:
+    await clients[0].enqueue([paced(count=3) for _ in range(30)])
+
+    for _ in range(10):
+        found = await asyncio.gather(*(client.reserve("w", None, 2, HOUR) for client in clients))
+
+        assert sum(len(reserved.tasks) for reserved in found) == 3
+        clock.advance(MINUTE)
+
+
+async def test_requeueing_at_once_is_one_new_run(clients: list[Backend]) -> None:
+    for _ in ROUNDS:
+        held = await running(clients[0])
+        await clients[0].complete([Failed(held, b"error")])
+
+        answers = await asyncio.gather(*(client.requeue([held.id]) for client in clients))
+
+        assert sorted(map(len, answers)) == [0] * (len(clients) - 1) + [1]
+        assert len(await clients[0].notes(held.id)) == 1
+        await clients[0].cancel([held.id])
+
+
+async def test_notes_at_once_have_places_of_their_own(clients: list[Backend]) -> None:
+    held = [await running(client) for client in clients]
+
+    async def tell(client: Backend, hold: Held) -> None:
+        for number in range(10):
+            await client.heartbeat("w", [], LEASE, notes=[NewNote(hold, NoteKind.LOG, b"%d" % number)] * 3)
+
+    await asyncio.gather(*map(tell, clients, held))
+
+    notes = [await clients[0].notes(hold.id) for hold in held]
+    assert all([note.data for note in each] == [b"%d" % (n // 3) for n in range(30)] for each in notes)
+    positions = [note.position for each in notes for note in each]
+    assert len(positions) == len(set(positions))
 
 
 async def test_pruning_at_once_counts_each_task_once(clients: list[Backend]) -> None:

@@ -1,6 +1,7 @@
 """stats: says in numbers what find says in tasks."""
 
 from collections import Counter
+from dataclasses import replace
 
 from sitq.backends.base import Backend
 from sitq.model import Failed, Held, QueueStats, Retried, Status, Succeeded
@@ -85,6 +86,40 @@ async def test_each_queue_has_its_own_oldest_task(backend: Backend, clock: FakeC
 
     assert (await queue_stats(backend, "a")).oldest_due_at == start - HOUR
     assert (await queue_stats(backend, "b")).oldest_due_at == start
+
+
+async def test_a_paused_queue_is_there_without_tasks(backend: Backend) -> None:
+    await backend.set_paused("resting", True)
+
+    [queue] = (await backend.stats()).queues
+
+    assert (queue.queue, queue.paused, queue.oldest_due_at) == ("resting", True, None)
+    assert not any(queue.counts.values())
+
+
+async def test_a_queue_says_whether_it_is_paused(backend: Backend) -> None:
+    await backend.enqueue([new_task(queue="a"), new_task(queue="b")])
+    await backend.set_paused("b", True)
+    await backend.set_paused("c", True)
+
+    assert {queue.queue: queue.paused for queue in (await backend.stats()).queues} == {
+        "a": False,
+        "b": True,
+        "c": True,
+    }
+    await backend.set_paused("b", False)
+    await backend.set_paused("c", False)
+    assert {queue.queue: queue.paused for queue in (await backend.stats()).queues} == {"a": False, "b": False}
+
+
+async def test_a_paused_queue_counts_as_before(backend: Backend, clock: FakeClock) -> None:
+    await backend.enqueue(new_tasks(2))
+    await running(backend)
+    before = await queue_stats(backend, "default")
+
+    await backend.set_paused("default", True)
+
+    assert await queue_stats(backend, "default") == replace(before, paused=True)
 
 
 async def test_stale_outcomes_add_up(backend: Backend) -> None:

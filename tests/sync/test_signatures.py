@@ -19,6 +19,7 @@ def own_names(kind: type) -> set[str]:
 def text(signature: inspect.Signature) -> str:
     """The signature without what must differ: the classes themselves."""
     plain = str(signature).replace("sitq.sync.", "sitq.queue.").replace("Sync", "")
+    plain = plain.replace("collections.abc.AsyncGenerator", "collections.abc.Generator")
     return plain.replace("'", "")
 
 

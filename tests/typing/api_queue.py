@@ -13,6 +13,7 @@ from sitq import (
     Enqueuer,
     QueueStats,
     Result,
+    RetryPolicy,
     Stats,
     Status,
     SyncEnqueuer,
@@ -119,6 +120,8 @@ async def options(queue: TaskQueue) -> None:
         await queue.options(delay=timedelta(hours=1), result_ttl=None).enqueue(nothing), TaskHandle[None]
     )
     assert_type(await view.enqueue_many([call(fetch, "a")]), list[TaskHandle[int]])
+    assert_type(queue.options(retry=RetryPolicy(), timeout=5, rate_limit="5/s", unique_key="a"), Enqueuer)
+    assert_type(await queue.options(retry=3, debounce=1.5).enqueue(fetch, "a"), TaskHandle[int])
 
 
 async def options_mistakes(queue: TaskQueue) -> None:
@@ -126,6 +129,10 @@ async def options_mistakes(queue: TaskQueue) -> None:
     queue.options(delay="1h")  # type: ignore[arg-type]
     queue.options(priority="high")  # type: ignore[arg-type]
     queue.options(prioritee=1)  # type: ignore[call-arg]
+    queue.options(retry=1.5)  # type: ignore[arg-type]
+    queue.options(retries=3)  # type: ignore[call-arg]
+    queue.options(expires="tomorrow")  # type: ignore[arg-type]
+    queue.options(unique_until="never")  # type: ignore[arg-type]
     await queue.options().enqueue(resize, 1)  # type: ignore[call-overload]
     await queue.options().enqueue(fetch)  # type: ignore[call-overload]
     await queue.options().enqueue(resize, "a", eta=LATER)  # type: ignore[call-arg, arg-type]
@@ -217,6 +224,7 @@ def sync_mistakes(queue: SyncTaskQueue) -> None:
     queue.enqueue(resize, "a", eta="tomorrow")  # type: ignore[call-arg, arg-type]
     queue.options(eta="2030-01-01")  # type: ignore[arg-type]
     queue.options(prioritee=1)  # type: ignore[call-arg]
+    queue.options(retry="often")  # type: ignore[arg-type]
     queue.options().enqueue(fetch)  # type: ignore[call-overload]
     queue.enqueue_many([resize])  # type: ignore[arg-type]
     wrong: Coroutine[Any, Any, Any] = queue.enqueue(resize, "a")  # type: ignore[assignment]

@@ -7,11 +7,15 @@ because both report an ignore that is not needed.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, assert_type
 
 from sitq.options import TaskOptions
+from sitq.rates import RateLimit
+from sitq.retry import RetryPolicy
 from sitq.task import Call, Task, call, task
+from sitq.verbs import Cancel, Retry, Snooze
 
 
 def resize(key: str, width: int = 100, *, crop: bool = False) -> bytes:
@@ -58,6 +62,24 @@ async def coroutine(key: str) -> int:
     return 1
 
 
+@task(
+    retry=RetryPolicy(max_attempts=5, on=(ConnectionError, TimeoutError), jitter="equal"),
+    timeout=timedelta(minutes=5),
+    expires=3600,
+    unique_key="import",
+    unique_until="start",
+    concurrency_limit=2,
+    rate_limit="100/minute",
+)
+def limited(key: str) -> bytes:
+    return b""
+
+
+@task(max_retries=3, retry_delay=1.5, throttle=60)
+def retried(key: str) -> bytes:
+    return b""
+
+
 def definitions() -> None:
     assert_type(plain("a", width=3), bytes)
     assert_type(configured("a"), bytes)
@@ -76,6 +98,9 @@ def definitions() -> None:
     task(eta=None)  # type: ignore[call-overload]
     task(id="a")  # type: ignore[call-overload]
     task(prioritee=1)  # type: ignore[call-overload]
+    task(retry="often")  # type: ignore[call-overload]
+    task(rate_limit=5)  # type: ignore[call-overload]
+    task(unique_until="never")  # type: ignore[call-overload]
 
 
 async def await_them() -> None:
@@ -138,3 +163,47 @@ def options() -> None:
     TaskOptions(prioritee=1)  # type: ignore[call-arg]
     TaskOptions(1)  # type: ignore[call-arg, arg-type]
     TaskOptions().priority = 2  # type: ignore[misc]
+    TaskOptions(retry=3, timeout=5, expires=datetime.now(UTC), unique_until=timedelta(hours=1))
+    TaskOptions(retry=RetryPolicy(), debounce=5, rate_limit=RateLimit(5, timedelta(seconds=1)), rate_key="a")
+    TaskOptions(retry="3")  # type: ignore[arg-type]
+    TaskOptions(retries=3)  # type: ignore[call-arg]
+    TaskOptions(timeout="1h")  # type: ignore[arg-type]
+    TaskOptions(unique_until="done")  # type: ignore[arg-type]
+    TaskOptions(rate_limit=100)  # type: ignore[arg-type]
+    TaskOptions(concurrency_limit="2")  # type: ignore[arg-type]
+
+
+# -- The life of a task ----------------------------------------------------------------------------
+
+
+def slower(attempt: int) -> float:
+    return attempt * 1.5
+
+
+def policies() -> None:
+    policy = RetryPolicy(backoff=slower, base=timedelta(seconds=1), max_delay=60, give_up_on=KeyError)
+    assert_type(policy.max_attempts, int)
+    assert_type(policy.base, float)
+    assert_type(policy.on, tuple[type[BaseException], ...])
+    RetryPolicy(backoff=lambda attempt: timedelta(minutes=attempt), jitter=False, on=[ValueError, OSError])
+    RetryPolicy(3)  # type: ignore[call-arg]
+    RetryPolicy(attempts=3)  # type: ignore[call-arg]
+    RetryPolicy(max_attempts="3")  # type: ignore[arg-type]
+    RetryPolicy(backoff="fibonacci")  # type: ignore[arg-type]
+    RetryPolicy(backoff=resize)  # type: ignore[arg-type]
+    RetryPolicy(on="ValueError")  # type: ignore[arg-type]
+    RetryPolicy(on=int)  # type: ignore[arg-type]
+    RetryPolicy(jitter="some")  # type: ignore[arg-type]
+    policy.base = 5  # type: ignore[misc]
+
+
+def verbs() -> None:
+    assert_type(Snooze(5).delay, timedelta)
+    assert_type(Retry().delay, timedelta | None)
+    assert_type(Cancel("enough").reason, str)
+    error: Exception = Retry(timedelta(minutes=1))
+    print(error)
+    Snooze()  # type: ignore[call-arg]
+    Snooze("1h")  # type: ignore[arg-type]
+    Retry("soon")  # type: ignore[arg-type]
+    Cancel(5)  # type: ignore[arg-type]

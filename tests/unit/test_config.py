@@ -16,6 +16,7 @@ from sitq.errors import ValidationError
 GOOD: dict[str, Any] = {
     "id": "w1",
     "queues": None,
+    "strict": False,
     "concurrency": 10,
     "lease": 30,
     "poll_interval": 1,
@@ -46,6 +47,12 @@ def config(**given: Any) -> WorkerConfig:
         ("queues", [""], NAME_FIX),
         ("queues", ["mail", 7], NAME_FIX),
         ("queues", [None], NAME_FIX),
+        ("queues", 5, "give a list of names, or a mapping of names to weights"),
+        ("queues", {}, "name at least one queue, or leave it out to take from all"),
+        ("queues", {"": 1}, NAME_FIX),
+        ("strict", 1, "give True or False"),
+        ("strict", None, "give True or False"),
+        ("strict", True, "give queues as a list of names, the most important first"),
         ("concurrency", 0, COUNT_FIX),
         ("concurrency", -1, COUNT_FIX),
         ("concurrency", 10_001, "give an int from 1 to 10000"),
@@ -105,6 +112,8 @@ def test_the_defaults_of_a_worker() -> None:
     assert made == WorkerConfig(
         id=made.id,
         queues=None,
+        weights=None,
+        strict=False,
         concurrency=10,
         lease=30.0,
         poll_interval=1.0,
@@ -134,6 +143,31 @@ def test_queues_keep_their_order_and_no_tie_to_what_was_given(queues: Any) -> No
     if isinstance(queues, list):
         queues.clear()
     assert made.queues == ("web", "mail")
+
+
+def test_weights_go_with_their_queues() -> None:
+    made = config(queues={"mail": 3, "web": 1})
+    assert (made.queues, made.weights, made.strict) == (("mail", "web"), (3, 1), False)
+    assert config(queues=["mail"]).weights is None
+
+
+@pytest.mark.parametrize("weight", [0, -1, 1_001, 1.5, True, "3", None])
+def test_a_bad_weight_is_named_with_its_queue(weight: Any) -> None:
+    with pytest.raises(
+        ValidationError, match=r"^the weight of queue 'mail' is .*: give an int from 1 to 1000"
+    ):
+        config(queues={"web": 1, "mail": weight})
+
+
+@pytest.mark.parametrize("queues", [None, {"mail": 1}, {"mail", "web"}], ids=["all", "weights", "a set"])
+def test_strict_needs_an_order(queues: Any) -> None:
+    with pytest.raises(ValidationError, match=r"^strict needs an order: give queues as a list"):
+        config(queues=queues, strict=True)
+
+
+def test_strict_keeps_the_order() -> None:
+    made = config(queues=["web", "mail"], strict=True)
+    assert (made.queues, made.strict) == (("web", "mail"), True)
 
 
 def test_a_generated_id_tells_host_and_process_and_is_new_each_time() -> None:

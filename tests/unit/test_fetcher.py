@@ -91,6 +91,7 @@ class Fetching:
         settings: dict[str, Any] = {
             "id": "w1",
             "queues": None,
+            "strict": False,
             "lease": 30,
             "poll_interval": 5,
             "shutdown_timeout": 30,

@@ -3,13 +3,21 @@
 import copy
 import json
 import pickle
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from sitq.checks import MAX_DURATION
-from sitq.errors import TaskCancelledError, TaskError, TaskFailedError
+from sitq.errors import (
+    ResultExpiredError,
+    TaskCancelledError,
+    TaskError,
+    TaskFailedError,
+    TaskNotFoundError,
+    TaskRetryExhaustedError,
+)
 from sitq.handle import Result, SyncTaskHandle, TaskHandle
 from sitq.model import Status
 
@@ -36,9 +44,13 @@ class Tasks:
         self.asked.append(("get_status", task_id))
         return self.answer.status
 
-    async def cancel(self, task_id: str) -> Status:
-        self.asked.append(("cancel", task_id))
+    async def cancel(self, task_id: str, timeout: Any = None) -> Status:
+        self.asked.append(("cancel", task_id, timeout))
         return Status.CANCELLED
+
+    async def events(self, task_id: str, *, after: str | None = None) -> AsyncGenerator[Streamed]:
+        self.asked.append(("events", task_id, after))
+        yield STREAMED
 
 
 class SyncTasks:
@@ -54,9 +66,13 @@ class SyncTasks:
         self.asked.append(("get_status", task_id))
         return self.answer.status
 
-    def cancel(self, task_id: str) -> Status:
-        self.asked.append(("cancel", task_id))
+    def cancel(self, task_id: str, timeout: Any = None) -> Status:
+        self.asked.append(("cancel", task_id, timeout))
         return Status.CANCELLED
+
+    def events(self, task_id: str, *, after: str | None = None) -> Generator[Streamed]:
+        self.asked.append(("events", task_id, after))
+        yield STREAMED
 
 
 # -- The id -----------------------------------------------------------------------------------------
@@ -111,11 +127,17 @@ async def test_a_handle_asks_its_queue() -> None:
     assert await handle.result(timeout=2) == 5
     assert await handle.status() is Status.SUCCESS
     assert await handle.cancel() is Status.CANCELLED
+    assert await handle.cancel(timeout=3) is Status.CANCELLED
+    assert [entry async for entry in handle.events()] == [STREAMED]
+    assert [entry async for entry in handle.events(after="7.1.running")] == [STREAMED]
     assert tasks.asked == [
         ("get_result", "id-1", MAX_DURATION),  # as long as it takes
         ("get_result", "id-1", 2),
         ("get_status", "id-1"),
-        ("cancel", "id-1"),
+        ("cancel", "id-1", None),
+        ("cancel", "id-1", 3),
+        ("events", "id-1", None),
+        ("events", "id-1", "7.1.running"),
     ]
 
 
@@ -126,11 +148,17 @@ def test_a_handle_without_a_loop_asks_its_queue() -> None:
     assert handle.result(timeout=0) == 5
     assert handle.status() is Status.SUCCESS
     assert handle.cancel() is Status.CANCELLED
+    assert handle.cancel(timeout=3) is Status.CANCELLED
+    assert list(handle.events()) == [STREAMED]
+    assert list(handle.events(after="7.1.running")) == [STREAMED]
     assert tasks.asked == [
         ("get_result", "id-1", MAX_DURATION),
         ("get_result", "id-1", 0),
         ("get_status", "id-1"),
-        ("cancel", "id-1"),
+        ("cancel", "id-1", None),
+        ("cancel", "id-1", 3),
+        ("events", "id-1", None),
+        ("events", "id-1", "7.1.running"),
     ]
 
 
@@ -140,6 +168,40 @@ async def test_waiting_for_a_task_that_failed_raises() -> None:
         await TaskHandle("id-1", Tasks(answer)).result()
     with pytest.raises(TaskFailedError, match="ValueError: no"):
         SyncTaskHandle("id-1", SyncTasks(answer)).result()
+
+
+class Gone:
+    async def get_result(self, task_id: str, timeout: Any = None) -> Result[Any]:
+        raise TaskNotFoundError(task_id)
+
+
+class SyncGone:
+    def get_result(self, task_id: str, timeout: Any = None) -> Result[Any]:
+        raise TaskNotFoundError(task_id)
+
+
+async def test_a_task_that_was_there_and_is_gone_has_expired() -> None:
+    tasks: Any = Gone()
+    with pytest.raises(ResultExpiredError, match="no task 'id-1': its result has expired") as caught:
+        await TaskHandle("id-1", tasks).result()
+    assert caught.value.task_id == "id-1"
+    assert caught.value.__cause__ is None
+    sync: Any = SyncGone()
+    with pytest.raises(ResultExpiredError):
+        SyncTaskHandle("id-1", sync).result()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ResultExpiredError("id-1"),
+        TaskFailedError("id-1", "ValueError", "no", "line 5"),
+        TaskRetryExhaustedError("id-1", "ValueError", "no", "line 5", 4),
+    ],
+)
+def test_an_error_comes_back(error: Exception) -> None:
+    back = pickle.loads(pickle.dumps(error))
+    assert (type(back), str(back), vars(back)) == (type(error), str(error), vars(error))
 
 
 # -- The result -------------------------------------------------------------------------------------
@@ -162,6 +224,17 @@ def test_a_failure_raises_what_the_worker_recorded() -> None:
         "line 5",
     )
     assert "line 5" in str(error)
+
+
+def test_the_last_of_several_attempts_raises_an_error_of_its_own() -> None:
+    failed = result(Status.FAILED, error="no", error_type="OSError", traceback="line 5", attempts=4)
+    with pytest.raises(TaskFailedError) as once:
+        failed.unwrap()
+    assert type(once.value) is TaskFailedError
+    with pytest.raises(TaskRetryExhaustedError) as caught:
+        replace(failed, exhausted=True).unwrap()
+    assert str(caught.value).startswith("task id-1 failed for good in attempt 4: OSError: no\n")
+    assert (caught.value.attempts, caught.value.traceback) == (4, "line 5")
 
 
 def test_a_cancelled_task_has_no_value() -> None:

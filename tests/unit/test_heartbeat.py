@@ -3,35 +3,48 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Collection
-from contextlib import asynccontextmanager
-from datetime import timedelta
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
+from sitq.backends.base import Bells, Signal
 from sitq.config import worker_config
 from sitq.context import CurrentTask, bind
 from sitq.errors import BackendError
 from sitq.events import LoopBlocked, StorageFailed
+from sitq.model import CancelTopic, Held, WorkerInfo
 from sitq.model import Heartbeat as Answer
-from sitq.model import Held
 from sitq.worker.heartbeat import Heartbeat
 from tests.support import PATIENCE, FakeClock
 
 A, B, C = Held("a", 1), Held("b", 2), Held("c", 3)
 LEASE = 30.0
+INFO = WorkerInfo(host="here", pid=7, started_at=datetime(2026, 1, 1, tzinfo=UTC), concurrency=10)
 
 
 class Storage:
-    """A backend that answers renewals as it is told."""
+    """A backend that answers renewals as it is told, with the bells of the real ones."""
 
     def __init__(self) -> None:
+        self.bells = Bells()
+        self.listen_errors: list[Exception] = []
+        self.infos: list[WorkerInfo | None] = []
         self.answer = Answer()
         self.error: Exception | None = None
         self.asked: list[tuple[str, list[Held], timedelta]] = []
         self.threads: set[int] = set()
 
-    async def heartbeat(self, worker: str, held: list[Held], lease: timedelta) -> Answer:
+    def listen(self, topics: list[CancelTopic]) -> AbstractAsyncContextManager[Signal]:
+        if self.listen_errors:
+            raise self.listen_errors.pop(0)
+        return self.bells.listen(topics)
+
+    async def heartbeat(
+        self, worker: str, held: list[Held], lease: timedelta, *, info: WorkerInfo | None = None
+    ) -> Answer:
+        self.infos.append(info)
         self.asked.append((worker, held, lease))
         self.threads.add(threading.get_ident())
         if self.error is not None:
@@ -64,10 +77,12 @@ class Beating:
         self.cancelled: list[Held] = []
         self.threads: set[int] = set()
         self.events: list[Any] = []
+        self.beside: list[str] = []
         self.heartbeat = Heartbeat(
             worker_config(
                 id="w1",
                 queues=None,
+                strict=False,
                 concurrency=10,
                 lease=lease,
                 poll_interval=1,
@@ -78,9 +93,18 @@ class Beating:
             held=self._held,
             lost=lambda held: self._told(self.lost, held),
             cancelled=lambda held: self._told(self.cancelled, held),
+            describe=lambda: INFO,
+            beside=self._beside,
             clock=self.clock,
             emit=self.events.append,
         )
+
+    async def _beside(self) -> None:
+        self.beside.append(f"begun on {threading.current_thread().name}")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.beside.append("ended")
 
     def _held(self) -> dict[Held, float]:
         self.rounds.release()
@@ -128,10 +152,11 @@ async def test_everything_held_is_renewed_for_a_lease() -> None:
     assert (beating.lost, beating.cancelled, beating.events) == ([], [], [])
 
 
-async def test_without_anything_held_the_storage_is_left_alone() -> None:
+async def test_a_worker_with_nothing_to_do_says_that_it_is_alive() -> None:
     beating = Beating()
     await beating.renew()
-    assert beating.storage.asked == []
+    assert beating.storage.asked == [("w1", [], timedelta(seconds=LEASE))]
+    assert beating.storage.infos == [INFO]
 
 
 async def test_lost_and_cancelled_are_told_on_the_loop_of_the_worker() -> None:
@@ -199,20 +224,84 @@ async def test_a_new_reservation_of_a_task_does_not_inherit_the_renewals_of_the_
     assert await beating.renew_after(1) == [again]
 
 
+# -- Cancellations ----------------------------------------------------------------------------------
+
+
+def beats(beating: Beating) -> int:
+    """Wait, blocking this thread, for one more renewal."""
+    assert beating.rounds.acquire(timeout=PATIENCE)
+    return len(beating.storage.asked)
+
+
+async def test_the_bell_is_answered_at_once_and_once_more_a_moment_later() -> None:
+    beating = Beating(A)  # the clock stands still, and the next renewal by time is ten seconds away
+    async with beating.beating():
+        await asyncio.to_thread(beats, beating)
+        beating.storage.answer = Answer(cancelled=frozenset({A}))
+        beating.storage.bells.ring_cancels()
+        await asyncio.to_thread(beats, beating)
+        # What was being reserved when it rang was not known then.
+        beating.held[B] = beating.clock.monotonic()
+        beating.storage.answer = Answer(cancelled=frozenset({A, B}))
+        beating.clock.advance(0.1)
+        await asyncio.to_thread(beats, beating)
+        async with asyncio.timeout(PATIENCE):
+            while B not in beating.cancelled:
+                await asyncio.sleep(0)
+    assert [held for _, held, _ in beating.storage.asked] == [[A], [A], [A, B], []]
+
+
+@pytest.mark.parametrize("error", [BackendError("deaf"), ZeroDivisionError("deaf")])
+async def test_a_storage_that_does_not_listen_is_asked_all_the_same(error: Exception) -> None:
+    beating = Beating(A, lease=0.3)
+    beating.storage.listen_errors = [error] * 2
+    async with beating.beating():
+        for _ in range(3):
+            await asyncio.to_thread(beats, beating)
+    assert beating.events == [StorageFailed("w1", "listen", "deaf", pytest.approx(0.1))] * 2
+
+
+# -- The end ----------------------------------------------------------------------------------------
+
+
+async def test_a_worker_that_stops_leaves_the_list() -> None:
+    beating = Beating(A)
+    async with beating.beating():
+        await asyncio.to_thread(beats, beating)
+    assert beating.storage.asked[-1] == ("w1", [], timedelta(0))
+    assert beating.storage.infos[-1] == INFO
+
+
+async def test_a_storage_that_is_away_does_not_keep_a_worker_from_stopping() -> None:
+    beating = Beating(A)
+    async with beating.beating():
+        await asyncio.to_thread(beats, beating)
+        beating.storage.error = BackendError("away")
+    assert beating.events == [StorageFailed("w1", "leave the list of workers", "away", 0.0)]
+
+
+async def test_what_runs_beside_it_has_its_thread_and_its_time() -> None:
+    beating = Beating(A)
+    async with beating.beating():
+        pass
+    assert beating.beside == ["begun on sitq-heartbeat", "ended"]
+
+
 # -- The thread -------------------------------------------------------------------------------------
 
 
 async def test_the_thread_renews_every_third_of_a_lease_and_ends() -> None:
     beating = Beating(A, lease=0.3)
     async with beating.beating():
+        await asyncio.to_thread(beats, beating)  # the first one, at once
         for _ in range(2):
             await asyncio.to_thread(beating.one_round, 0.101)
+        assert beating.storage.threads.isdisjoint({threading.get_ident()})
         [thread] = [each for each in threading.enumerate() if each.ident in beating.storage.threads]
     thread.join(PATIENCE)  # it says that it has ended with its last breath
     assert not thread.is_alive()
-    # The clock stood still otherwise, so there was no third one.
+    # The clock stood still otherwise, so there was no other one.
     assert not beating.rounds.acquire(blocking=False)
-    assert beating.storage.threads.isdisjoint({threading.get_ident()})
 
 
 async def test_a_blocked_loop_is_reported_once_with_the_task_and_the_line() -> None:

@@ -258,7 +258,7 @@ DEAD_PORT = 1  # nobody listens at a port of the system
 
 
 def add_dead_listener(db: sqlite3.Connection) -> None:
-    db.execute("INSERT INTO sitq_listeners VALUES (?, 'token', 1, 1, ?)", (DEAD_PORT, 2**60))
+    db.execute("INSERT INTO sitq_listeners VALUES (?, 'token', 1, 1, 1, ?)", (DEAD_PORT, 2**60))
 
 
 def dead_listeners(db: sqlite3.Connection) -> int:

@@ -13,9 +13,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sitq.checks import label, seconds, to_timedelta
 from sitq.errors import ValidationError
-from sitq.options import UNSET, TaskOptions
+from sitq.model import Until
+from sitq.options import DEFAULT_NAMES, OPTION_NAMES, UNSET, TaskOptions
+from sitq.rates import RateLimit
+from sitq.retry import RetryPolicy
 
 # A busy machine is no failure.
 unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -32,13 +34,6 @@ class Colour(StrEnum):
 
 class Level(IntEnum):
     HIGH = -5
-
-
-class Text(str):
-    __slots__ = ()
-
-    def __str__(self) -> str:
-        raise RuntimeError("a str of its own mind")
 
 
 class Hostile(Mapping[str, Any]):
@@ -110,6 +105,29 @@ def test_nothing_given() -> None:
         ("context", {"trace": object}, {"trace": object}),
         ("max_crashes", 1, 1),
         ("max_crashes", 1000, 1000),
+        ("retry", 3, RetryPolicy(max_attempts=4)),
+        ("retry", 0, RetryPolicy(max_attempts=1)),
+        ("retry", RetryPolicy(base=5), RetryPolicy(base=5)),
+        ("max_retries", 0, 0),
+        ("max_retries", 999_999, 999_999),
+        ("retry_delay", 0, timedelta(0)),
+        ("retry_delay", 1.5, timedelta(seconds=1.5)),
+        ("timeout", 0.001, timedelta(milliseconds=1)),
+        ("timeout", timedelta(days=30), timedelta(days=30)),
+        ("expires", 60, timedelta(minutes=1)),
+        ("expires", Moment(2026, 3, 1, 12, tzinfo=UTC), NOW),
+        ("unique_key", "import:7", "import:7"),
+        ("unique_until", "start", Until.START),
+        ("unique_until", Until.END, Until.END),
+        ("unique_until", 60, timedelta(minutes=1)),
+        ("debounce", 0.5, timedelta(seconds=0.5)),
+        ("throttle", timedelta(hours=1), timedelta(hours=1)),
+        ("concurrency_key", Colour.RED, "red"),
+        ("concurrency_limit", 1, 1),
+        ("concurrency_limit", 10_000, 10_000),
+        ("rate_limit", "100/minute", RateLimit(100, timedelta(minutes=1))),
+        ("rate_limit", RateLimit(5, timedelta(seconds=1)), RateLimit(5, timedelta(seconds=1))),
+        ("rate_key", "task:7", "task:7"),
     ],
 )
 def test_is_kept(name: str, value: Any, kept: Any) -> None:
@@ -150,6 +168,14 @@ def test_is_frozen_and_pickles() -> None:
         options.priority = 4  # type: ignore[misc]
     assert pickle.loads(pickle.dumps(options)) == options
     assert pickle.loads(pickle.dumps(TaskOptions())).result_ttl is UNSET
+
+
+def test_a_pickle_from_before_there_were_more_options() -> None:
+    """As a dataclass with nine fields pickled itself."""
+    options = object.__new__(TaskOptions)
+    options.__setstate__([None, None, "images", 3, None, UNSET, None, None, 2])
+    assert options == TaskOptions(queue="images", priority=3, max_crashes=2)
+    assert options.given() == {"queue": "images", "priority": 3, "max_crashes": 2}
 
 
 def test_context_is_not_shown() -> None:
@@ -233,6 +259,38 @@ LOOP["self"] = LOOP
         ("max_crashes", 1001, ["out of range"]),
         ("max_crashes", True, ["a bool"]),
         ("max_crashes", None.__class__, ["a type"]),
+        ("retry", -1, ["from 0 to 999999", "after the first attempt"]),
+        ("retry", 10**6, ["out of range"]),
+        ("retry", True, ["a bool", "a RetryPolicy"]),
+        ("retry", "3", ["a str", "the number of retries, or a RetryPolicy"]),
+        ("retry", RetryPolicy, ["a type"]),
+        ("max_retries", -1, ["out of range"]),
+        ("max_retries", 1.0, ["a float"]),
+        ("retry_delay", -1, ["-1 s"]),
+        ("retry_delay", "1m", ["a str", "seconds"]),
+        ("timeout", 0, ["0 s", "from 0.001 s"]),
+        ("timeout", timedelta(days=31), ["out of range", "to 2.592e+06 s"]),
+        ("timeout", math.inf, ["inf"]),
+        ("expires", 0, ["0 s"]),
+        ("expires", True, ["a bool"]),
+        ("expires", "tomorrow", ["a str", "aware datetime", "duration"]),
+        ("expires", datetime(2026, 3, 1), ["naive"]),
+        ("unique_key", "", ["non-empty"]),
+        ("unique_key", 7, ["an int"]),
+        ("unique_key", "sitq:task:a", ["'sitq:'"]),
+        ("unique_until", "done", ["an unknown name", "'start', 'end' or a duration"]),
+        ("unique_until", 0, ["0 s", "'start' or 'end'"]),
+        ("unique_until", NOW, ["a datetime"]),
+        ("debounce", 0, ["0 s", "from 0.001 s"]),
+        ("debounce", "1s", ["a str"]),
+        ("throttle", -1, ["-1 s"]),
+        ("throttle", None.__class__, ["a type"]),
+        ("concurrency_key", "a\nb", [r"'\n'"]),
+        ("concurrency_limit", 0, ["from 1 to 10000"]),
+        ("concurrency_limit", 10_001, ["out of range"]),
+        ("rate_limit", "fast", ["another form", "'100/minute'"]),
+        ("rate_limit", 5, ["an int", "'100/minute'"]),
+        ("rate_key", "sitq:queue:mail", ["'sitq:'"]),
     ],
     ids=repr_of_type,
 )
@@ -256,6 +314,9 @@ def test_metadata_of_the_largest_size() -> None:
         ("max_crash", "'max_crashes'"),
         ("meta_data", "'metadata'"),
         ("resultttl", "'result_ttl'"),
+        ("retries", "'max_retries'"),
+        ("time_out", "'timeout'"),
+        ("ratelimit", "'rate_limit'"),
         ("zzz", "there are concurrency_key, concurrency_limit, context, debounce, delay, eta"),
     ],
 )
@@ -265,9 +326,49 @@ def test_unknown_names_get_a_hint(name: str, hint: str) -> None:
     assert hint in str(caught.value)
 
 
-def test_eta_and_delay_contradict_each_other() -> None:
-    with pytest.raises(ValidationError, match="eta and delay"):
-        TaskOptions(eta=NOW, delay=0)
+GIVEN: dict[str, Any] = {
+    "eta": NOW,
+    "delay": 0,
+    "retry": 0,
+    "max_retries": 0,
+    "retry_delay": 0,
+    "debounce": 5,
+    "throttle": 5,
+    "unique_until": "end",
+}
+CONTRADICTIONS = [
+    ("eta", "delay"),
+    ("debounce", "eta"),
+    ("debounce", "delay"),
+    ("retry", "max_retries"),
+    ("retry", "retry_delay"),
+    ("debounce", "throttle"),
+    ("unique_until", "debounce"),
+    ("unique_until", "throttle"),
+]
+
+
+@pytest.mark.parametrize(("one", "other"), CONTRADICTIONS)
+def test_contradictions_are_refused_by_name(one: str, other: str) -> None:
+    for names in ((one, other), (other, one)):
+        with pytest.raises(ValidationError, match=f"^{one} and {other} both say .*: give one of them"):
+            TaskOptions(**{name: GIVEN[name] for name in names})
+
+
+def test_nothing_else_contradicts() -> None:
+    wrong = {frozenset(pair) for pair in CONTRADICTIONS}
+    for one in GIVEN:
+        for other in GIVEN:
+            if one != other and {one, other} not in wrong:
+                assert set(TaskOptions(**{name: GIVEN[name] for name in (one, other)}).given()) == {
+                    one,
+                    other,
+                }
+
+
+def test_what_belongs_to_a_single_call() -> None:
+    assert {"eta", "delay", "id", "context"} == OPTION_NAMES - DEFAULT_NAMES
+    assert set(TaskOptions.__dataclass_fields__) == OPTION_NAMES
 
 
 # -- Merging ---------------------------------------------------------------------------------------
@@ -287,6 +388,23 @@ def test_eta_and_delay_contradict_each_other() -> None:
         ({"result_ttl": None}, {"result_ttl": 60}, {"result_ttl": None}),
         ({"queue": "a"}, {"result_ttl": None}, {"queue": "a", "result_ttl": None}),
         ({"metadata": {"a": 1}}, {"metadata": {"b": 2}}, {"metadata": {"a": 1}}),
+        ({"retry": 0}, {"retry": 3}, {"retry": 0}),
+        ({"max_retries": 1}, {"retry": 3}, {"max_retries": 1}),
+        ({"retry_delay": 1, "queue": "a"}, {"retry": 3}, {"retry_delay": 1, "queue": "a"}),
+        ({"retry": 3}, {"max_retries": 1, "retry_delay": 5, "queue": "a"}, {"retry": 3, "queue": "a"}),
+        ({"max_retries": 1}, {"retry_delay": 5}, {"max_retries": 1, "retry_delay": 5}),
+        ({"delay": 5}, {"debounce": 9, "unique_key": "a"}, {"delay": 5, "unique_key": "a"}),
+        ({"eta": NOW}, {"debounce": 9}, {"eta": NOW}),
+        ({"debounce": 9}, {"throttle": 5, "unique_key": "a"}, {"debounce": 9, "unique_key": "a"}),
+        ({"throttle": 5}, {"debounce": 9}, {"throttle": 5}),
+        ({"debounce": 9}, {"unique_until": "end", "unique_key": "a"}, {"debounce": 9, "unique_key": "a"}),
+        (
+            {"unique_until": "end", "unique_key": "a"},
+            {"throttle": 5},
+            {"unique_until": "end", "unique_key": "a"},
+        ),
+        ({"unique_key": "a"}, {"debounce": 9}, {"unique_key": "a", "debounce": 9}),
+        ({"timeout": 5}, {"expires": 9}, {"timeout": 5, "expires": 9}),
     ],
 )
 def test_given_options_win(mine: Any, defaults: Any, merged: Any) -> None:
@@ -304,33 +422,14 @@ def test_given_options_win(mine: Any, defaults: Any, merged: Any) -> None:
         ({"eta": NOW + timedelta(days=1)}, NOW + timedelta(days=1)),
         ({"eta": NOW - timedelta(days=1)}, NOW - timedelta(days=1)),
         ({"delay": timedelta(days=36_525)}, NOW + timedelta(days=36_525)),
+        ({"debounce": 5}, NOW + timedelta(seconds=5)),
     ],
 )
 def test_due_at(options: Any, due_at: datetime | None) -> None:
     assert TaskOptions(**options).due_at(NOW) == due_at
 
 
-# -- Helpers for others ----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("value", "number"), [(0, 0.0), (3, 3.0), (0.25, 0.25), (timedelta(minutes=1), 60.0), (timedelta(0), 0.0)]
-)
-def test_seconds(value: Any, number: float) -> None:
-    assert seconds(value, "lease") == number
-    assert type(seconds(value, "lease")) is float
-    assert to_timedelta(value, "lease") == timedelta(seconds=number)
-
-
-def test_seconds_have_a_range() -> None:
-    assert seconds(5, "lease", minimum=5, maximum=5) == 5
-    for value in (4.9, 5.1, math.nan):
-        with pytest.raises(ValidationError, match=r"lease is .* from 5 s to 5 s"):
-            seconds(value, "lease", minimum=5, maximum=5)
-
-
-def test_a_label_is_a_plain_str() -> None:
-    assert type(label(Text("a"), "name")) is str
+# -- Anything -------------------------------------------------------------------------------------
 
 
 anything = st.one_of(
@@ -351,7 +450,7 @@ anything = st.one_of(
 
 
 @unhurried
-@given(st.dictionaries(st.sampled_from([*TaskOptions().__slots__, "other"]), anything))
+@given(st.dictionaries(st.sampled_from([*sorted(OPTION_NAMES), "other"]), anything))
 def test_whatever_is_given_is_kept_or_refused(given: dict[str, Any]) -> None:
     try:
         options = TaskOptions(**given)

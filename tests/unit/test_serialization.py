@@ -35,7 +35,8 @@ from hypothesis import strategies as st
 
 from sitq.errors import PayloadTooLargeError, TaskSerializationError
 from sitq.failure import MAX_MESSAGE, MAX_TRACEBACK, ErrorInfo, decode_error, encode_error
-from sitq.rules import NO_RULES
+from sitq.retry import RetryPolicy
+from sitq.rules import NO_RULES, RunRules
 from sitq.serialization import decode_call, decode_value, encode_call, encode_value
 from sitq.task import Call, call, task
 
@@ -128,6 +129,60 @@ def test_plain_data_comes_back(args: list[Any], kwargs: dict[str, Any], context:
     data = encode_call(made, context, max_payload=MAX)
     assert decode_call(data) == (made, context, NO_RULES)
     assert codec(data) == BY_REFERENCE
+
+
+def steps(attempt: int) -> float:
+    return attempt * 1.5
+
+
+rules_given = st.builds(
+    RunRules,
+    st.none()
+    | st.builds(
+        RetryPolicy,
+        max_attempts=st.integers(1, 10**6),
+        backoff=st.sampled_from(["linear", "constant", steps]),
+        base=st.floats(0, 600),
+        on=st.sampled_from([OSError, Needs, (Needs, ValueError)]),
+    ),
+    st.none() | st.floats(0.001, 10**6),
+    st.none() | st.datetimes(timezones=st.just(UTC)),
+)
+
+
+@unhurried
+@given(rules_given, st.lists(plain), st.dictionaries(st.text(), plain))
+def test_rules_come_back(rules: RunRules, args: list[Any], context: dict[str, Any]) -> None:
+    made = Call[Any](resize, tuple(args), {})
+    data = encode_call(made, context, max_payload=MAX, rules=rules)
+    assert decode_call(data) == (made, context, rules)
+    assert codec(data) == BY_REFERENCE
+
+
+def test_no_rules_add_nothing() -> None:
+    bare = encode(Call(resize, (1,), {}))
+    assert encode(Call(resize, (1,), {}), rules=RunRules()) == bare
+    assert len(encode(Call(resize, (1,), {}), rules=RunRules(timeout=5.0))) < len(bare) + 30
+    assert decode_call(bare)[2] is NO_RULES
+
+
+@pytest.mark.parametrize("rest", [(), ({"a": 1},)])
+def test_calls_from_before_there_were_rules(rest: tuple[Any, ...]) -> None:
+    data = sealed(pickle.dumps((resize, (1,), {"width": 2}, *rest)))
+    context = rest[0] if rest else {}
+    assert decode_call(data) == (Call(resize, (1,), {"width": 2}), context, NO_RULES)
+
+
+@pytest.mark.parametrize("rest", [(), (5.0,), (5.0, None, None)])
+def test_rules_of_another_version(rest: tuple[Any, ...]) -> None:
+    data = sealed(pickle.dumps((resize, (), {}, {}, (None, *rest))))
+    assert decode_call(data)[2] == RunRules(timeout=rest[0] if rest else None)
+
+
+def test_rules_that_are_not_known_are_not_passed_over() -> None:
+    data = sealed(pickle.dumps((resize, (), {}, {}, (None, None, None, "sideways"))))
+    with pytest.raises(TaskSerializationError, match="rules that this sitq does not know"):
+        decode_call(data)
 
 
 @unhurried
@@ -674,6 +729,57 @@ def test_the_part_that_cannot_be_sent_is_named(made: Call[Any], context: dict[st
     assert words in str(caught.value)
 
 
+def test_an_exception_of_a_script_goes_along_by_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Flaky(Exception):
+        pass
+
+    def fails() -> None:
+        raise Flaky
+
+    rules = RunRules(retry=RetryPolicy(on=Flaky))
+    data = encode(Call(fails, (), {}), rules=rules)
+    assert codec(data) == BY_VALUE
+    out = subprocess.run(
+        [sys.executable, "-c", RAISES_WHAT_IT_RETRIES],
+        input=data,
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
+    assert out.stdout.split() == [b"True"], out.stderr
+
+
+RAISES_WHAT_IT_RETRIES = """
+import sys
+from sitq.retry import is_retryable
+from sitq.serialization import decode_call
+call, _, rules = decode_call(sys.stdin.buffer.read())
+try:
+    call.func()
+except Exception as error:
+    print(is_retryable(rules.retry, error))
+"""
+
+
+def unsendable(base: type) -> Any:
+    return type("Unsendable", (base,), {"lock": threading.Lock(), "__module__": "__main__"})
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"on": unsendable(ValueError)}, "on of retry has Unsendable in it, which cannot be pickled"),
+        ({"give_up_on": unsendable(ValueError)}, "give_up_on of retry has Unsendable in it, which cannot"),
+        ({"backoff": lambda attempt, lock=LOCK: 1}, "the backoff of retry (function) cannot be pickled"),
+    ],
+)
+def test_a_part_of_retry_that_cannot_be_sent_is_named(given: Any, words: str) -> None:
+    with pytest.raises(TaskSerializationError) as caught:
+        encode(Call(resize, (), {}), rules=RunRules(retry=RetryPolicy(**given)))
+    assert words in str(caught.value)
+    assert "a module that the worker can import" in str(caught.value)
+
+
 def test_a_global_that_cannot_go_along_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(uses_lock, "__module__", "__main__")
     with pytest.raises(
@@ -872,6 +978,21 @@ def test_the_type_has_its_module() -> None:
     assert info(Needs(1, 2)).type == f"{HERE}.Needs"
     assert info(asyncio.CancelledError()).type == "asyncio.exceptions.CancelledError"
     assert info(SystemExit(3)) == ErrorInfo("SystemExit", "3", "SystemExit: 3\n")
+
+
+def test_an_error_may_say_that_retries_are_exhausted() -> None:
+    data = encode_error(ValueError("no"), exhausted=True)
+    assert json.loads(data)["exhausted"] is True
+    assert decode_error(data) == ErrorInfo("ValueError", "no", "ValueError: no\n", exhausted=True)
+    assert decode_error(encode_error(decode_error(data))) == decode_error(data)
+    assert "exhausted" not in json.loads(encode_error(ValueError("no")))
+
+
+@pytest.mark.parametrize("value", [1, "yes", None])
+def test_no_other_word_for_exhausted(value: Any) -> None:
+    fields = {"type": "", "message": "", "traceback": "", "exhausted": value}
+    with pytest.raises(TaskSerializationError, match="not an error written by sitq"):
+        decode_error(json.dumps(fields).encode())
 
 
 def test_an_info_stays_as_it_is() -> None:

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from sitq.errors import ValidationError
 from sitq.options import TaskOptions
+from sitq.retry import RetryPolicy
 from sitq.task import (
     Call,
     Task,
@@ -160,6 +161,13 @@ def test_options_and_name() -> None:
     assert download.options == TaskOptions()
 
 
+def test_options_of_its_life() -> None:
+    made = task(retry=2, timeout=5, unique_key="a", rate_limit="1/s")(len)
+    assert made.options == TaskOptions(
+        retry=RetryPolicy(max_attempts=3), timeout=5, unique_key="a", rate_limit="1/s"
+    )
+
+
 @pytest.mark.parametrize("attribute", ["func", "name", "options"])
 def test_a_definition_is_frozen(attribute: str) -> None:
     with pytest.raises(AttributeError):
@@ -180,6 +188,8 @@ def test_options_of_a_single_call_are_refused(option: str) -> None:
         ({"priority": 99}, "from -9 to 9"),
         ({"name": ""}, "name has 0 characters"),
         ({"name": 5}, "name is an int"),
+        ({"timeout": 0}, "timeout is 0 s"),
+        ({"retry": 1, "max_retries": 1}, "retry and max_retries both say"),
     ],
 )
 def test_unusable_options_are_refused_where_they_stand(given: dict[str, Any], words: str) -> None:

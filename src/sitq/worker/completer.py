@@ -5,7 +5,7 @@ large batches and an idle one writes at once, without a timer.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextvars import Context
 from typing import Final
 
@@ -21,13 +21,21 @@ _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 5.0
 
 
-class Completer:
-    """Writes outcomes. Never gives one up while the storage is away: it tries again until it is told to stop."""
+type Late = Callable[[Collection[Held]], Awaitable[list[NewNote]]]
 
-    def __init__(self, worker: str, backend: Backend, emit: Emit) -> None:
+
+class Completer:
+    """Writes outcomes. Never gives one up while the storage is away: it tries again until it is told to stop.
+
+    Args:
+        late: Waits for notes of these runs that are on their way, and returns those that came back.
+    """
+
+    def __init__(self, worker: str, backend: Backend, emit: Emit, *, late: Late | None = None) -> None:
         self._worker = worker
         self._backend = backend
         self._emit = emit
+        self._late = late
         self._waiting: list[Outcome] = []
         self._notes: dict[Held, Sequence[NewNote]] = {}
         self._stored = 0
@@ -77,6 +85,8 @@ class Completer:
         try:
             while self._waiting:
                 batch = self._waiting[:MAX_BATCH]
+                if self._late is not None:
+                    self._add_first(await self._late([outcome.held for outcome in batch]))
                 try:
                     await self._write(batch)
                 except BackendError as error:
@@ -113,6 +123,10 @@ class Completer:
             completed = await self._replace(batch[0], error)
         for held in completed.stale:
             self._emit(OutcomeRefused(held.id, held.fence, self._worker))
+
+    def _add_first(self, notes: list[NewNote]) -> None:
+        for note in reversed(notes):
+            self._notes[note.held] = [note, *self._notes.get(note.held, ())]
 
     def _notes_of(self, batch: list[Outcome]) -> list[NewNote]:
         if not self._notes:

@@ -27,19 +27,46 @@ from sitq.events import (
     TaskSucceeded,
 )
 from sitq.failure import decode_error
+<<<<<<< HEAD
 from sitq.model import Cancelled, Failed, Held, NewNote, Outcome, Released, ReservedTask, Retried, Succeeded
 from sitq.serialization import decode_call
 from sitq.task import Call, check_arguments, check_callable
 from sitq.worker.judge import expire, judge_error, judge_value, left_behind, on_last_chance, park, refuse
+=======
+from sitq.model import (
+    Cancelled,
+    Failed,
+    Held,
+    NewNote,
+    Outcome,
+    Released,
+    ReservedTask,
+    Retried,
+    Succeeded,
+    TaskId,
+)
+from sitq.rules import DEFAULT_TIMEOUT
+from sitq.serialization import decode_call
+from sitq.task import Call, check_arguments
+from sitq.worker.fork import end_if_forked
+from sitq.worker.judge import expire, judge_error, judge_value, on_last_chance, overrun, park, refuse
+>>>>>>> life
 from sitq.worker.outbox import Outbox
 from sitq.worker.run import Run, Stop
-from sitq.worker.runners import end_if_forked
 from sitq.worker.slots import Slots
 
 _SWEEP_AFTER: Final = 0.05
 _PUT_OFF: Final = timedelta(seconds=1)
 _GRACE: Final = 5.0
 """How long a task may take to clean up after its time is up, before it is reported as timed out without it."""
+
+_ENDS: Final[Mapping[type[Any], Any]] = {
+    Succeeded: TaskSucceeded,
+    Failed: TaskFailed,
+    Retried: TaskRetried,
+    Cancelled: TaskCancelled,
+    Released: TaskReleased,
+}
 
 type Report = Callable[[Outcome, Sequence[NewNote]], None]
 
@@ -141,7 +168,7 @@ class Executor:
             self._end_unrun(reserved, park(reserved, error, self._now))
             return None
         held = reserved.held
-        run = Run(reserved, held, rules, time.monotonic(), self._outbox.put, self._max_payload)
+        run = Run(reserved, held, rules, time.monotonic(), self._outbox.put, self._emit, self._max_payload)
         self._runs[held] = run
         current = _current(run, context)
         loop = asyncio.get_running_loop()
@@ -169,11 +196,16 @@ class Executor:
             if why is Stop.LOST and not run.reported:
                 run.reported = True
                 self._outbox.take(one)
+<<<<<<< HEAD
                 self._fewer.set()
                 self._announce(TaskLost, run.reserved, run.duration)
             if run.stop is None:
                 run.stop = why
                 run.task.cancel()
+=======
+                self._emit(TaskLost(*self._about(run.reserved), run.duration))
+            run.task.cancel()
+>>>>>>> life
 
     def _start_timer(self, run: Run, span: float) -> None:
         run.timer = asyncio.get_running_loop().call_later(span, self._time_is_up, run)
@@ -185,8 +217,13 @@ class Executor:
     def _leave_behind(self, run: Run) -> None:
         """Report a run that does not stop. It keeps its slot until it ends, whatever it makes of it."""
         if not run.reported:
+<<<<<<< HEAD
             self._end_run(run, left_behind(run, self._now))
             self._announce(TaskStuck, run.reserved, run.duration)
+=======
+            self._end_run(run, overrun(run, self._now))
+            self._emit(TaskStuck(*self._about(run.reserved), run.duration))
+>>>>>>> life
 
     async def drain(self, timeout: float, *, to_the_last: bool = False) -> bool:
         """Wait until nothing runs that still counts, for `timeout` seconds at most. True if nothing runs at all.
@@ -210,27 +247,39 @@ class Executor:
     def give_up(self) -> None:
         """Report what did not stop when it was cancelled. Its own outcome no longer counts."""
         for run in list(self._runs.values()):
+<<<<<<< HEAD
             self._leave_behind(run)
+=======
+            if not run.reported:
+                run.reported = True
+                self._report(Released(run.held), self._outbox.take(run.held))
+                self._emit(TaskStuck(*self._about(run.reserved), run.duration))
+>>>>>>> life
             if run.task is not None:
                 run.task.cancel()  # the second one: what waits for a thread lets go of it
 
     def _end_unrun(self, reserved: ReservedTask, outcome: Outcome) -> None:
         self._report(outcome, ())
-        self._announce_end(reserved, outcome, 0.0)
+        self._announce_end(reserved, outcome)
         self._slots.give_back()
 
     def _end_run(self, run: Run, outcome: Outcome) -> None:
         run.reported = True
         self._fewer.set()
         self._report(outcome, self._outbox.take(run.held))
-        self._announce_end(run.reserved, outcome, run.duration)
+        self._announce_end(run.reserved, outcome, run)
 
     # -- The pipeline ------------------------------------------------------------------------------
 
     async def _execute(self, run: Run, call: Call[Any], current: CurrentTask) -> None:
         # No await outside the `try`: whatever is thrown into this coroutine is judged.
         reserved = run.reserved
+<<<<<<< HEAD
         self._announce(TaskStarted, reserved)
+=======
+        if self._emit.wants(TaskStarted):
+            self._emit(TaskStarted(*self._about(reserved)))
+>>>>>>> life
         try:
             if on_last_chance(reserved):
                 # Without a bound: if the worker dies before the others are given back, they are lost with this one.
@@ -256,29 +305,21 @@ class Executor:
         self._slots.give_back()
         self._look_for_leftovers(current)
 
-    def _announce_end(self, reserved: ReservedTask, outcome: Outcome, duration: float) -> None:
-        match outcome:
-            case Succeeded():
-                self._announce(TaskSucceeded, reserved, duration)
-            case Failed(_, error):
-                self._announce_error(TaskFailed, reserved, duration, error)
-            case Retried(_, _, error):
-                self._announce_error(TaskRetried, reserved, duration, error)
-            case Released(_, _, error) if error is not None:
-                self._announce_error(TaskParked, reserved, duration, error)
-            case Released():
-                self._announce(TaskReleased, reserved, duration)
-            case Cancelled():
-                self._announce(TaskCancelled, reserved, duration)
+    def _about(self, reserved: ReservedTask) -> tuple[TaskId, str, str, int, str]:
+        return reserved.id, reserved.name, reserved.queue, reserved.attempt, self._worker
 
-    def _announce_error(self, kind: type[Any], reserved: ReservedTask, duration: float, error: bytes) -> None:
-        info = decode_error(error)
-        self._announce(kind, reserved, duration, info.type, info.message)
-
-    def _announce(self, kind: type[Any], reserved: ReservedTask, *more: Any) -> None:
-        if self._emit.wants(kind):
-            about = reserved.id, reserved.name, reserved.queue, reserved.attempt, self._worker
-            self._emit(kind(*about, *more))
+    def _announce_end(self, reserved: ReservedTask, outcome: Outcome, run: Run | None = None) -> None:
+        error = outcome.error if isinstance(outcome, Failed | Retried | Released) else None
+        kind: Any = (
+            TaskParked if isinstance(outcome, Released) and error is not None else _ENDS[type(outcome)]
+        )
+        if not self._emit.wants(kind):
+            return
+        end: tuple[Any, ...] = *self._about(reserved), 0.0 if run is None else run.duration
+        if error is not None:
+            info = decode_error(error)
+            end = *end, info.type, info.message
+        self._emit(kind(*end))
 
     # -- What a task leaves behind -----------------------------------------------------------------
 
@@ -293,16 +334,18 @@ class Executor:
         if self._sweep is not None:
             self._sweep.cancel()
             self._sweep = None
-        ended = {id(current): current for current in self._ended}
-        self._ended.clear()
-        left: dict[int, int] = {}
+        # By identity. They are kept until the end, so that no identity is used again.
+        kept, self._ended = self._ended, []
+        ended = set(map(id, kept))
+        left: dict[int, tuple[CurrentTask, int]] = {}
         for task in asyncio.all_tasks():
-            key = id(running_here(task.get_context()))
-            if key in ended:
-                left[key] = left.get(key, 0) + 1
+            current = running_here(task.get_context())
+            if current is not None and id(current) in ended:
+                _, count = left.get(id(current), (current, 0))
+                left[id(current)] = current, count + 1
                 task.cancel()
-        for key, count in left.items():
-            self._emit(BackgroundTasksLeft(ended[key].id, ended[key].name, self._worker, count))
+        for current, count in left.values():
+            self._emit(BackgroundTasksLeft(current.id, current.name, self._worker, count))
 
 
 def _current(run: Run, context: Mapping[str, Any]) -> CurrentTask:

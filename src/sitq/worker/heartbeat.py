@@ -18,12 +18,13 @@ from sitq.backends.base import Backend, Signal
 from sitq.clock import Clock
 from sitq.config import WorkerConfig
 from sitq.context import running_here
-from sitq.errors import BackendError
 from sitq.events import Emit, LoopBlocked, StorageFailed
 from sitq.model import CancelTopic, Held, WorkerInfo
 
 BLOCKED_AFTER: Final = 1.0
 _RENEWALS_PER_LEASE: Final = 3
+_SECOND_LOOK: Final = 0.1
+"""A task that was reserved while the bell rang may not be known here yet, so what rang is looked at twice."""
 _PATIENCE: Final = 5.0
 
 
@@ -123,10 +124,12 @@ class Heartbeat:
         try:
             async with self._backend.listen([CancelTopic()]) as bell:
                 await self._beat(bell)
-        except BackendError as error:
-            self._emit(StorageFailed(self._config.id, "listen", str(error), BLOCKED_AFTER))
+        except Exception as error:  # whatever it is, this thread has to go on
+            pause = min(BLOCKED_AFTER, self._config.lease / _RENEWALS_PER_LEASE)
+            self._emit(StorageFailed(self._config.id, "listen", str(error), pause))
             await self.renew_once()
-            await asyncio.sleep(min(BLOCKED_AFTER, self._config.lease / _RENEWALS_PER_LEASE))
+            self._watch_loop()
+            await asyncio.sleep(pause)
 
     async def _beat(self, bell: Signal) -> None:
         interval = self._config.lease / _RENEWALS_PER_LEASE
@@ -138,7 +141,8 @@ class Heartbeat:
             rung = await bell.wait(min(interval, BLOCKED_AFTER, max(due - self._clock.monotonic(), 0.0)))
             self._watch_loop()
             if rung:
-                due = self._clock.monotonic()
+                await self.renew_once()
+                due = min(due, self._clock.monotonic() + _SECOND_LOOK)
 
     async def renew_once(self) -> None:
         """Renew everything held, and pass on what the storage says. Gives up what could not be renewed for a lease.

@@ -7,9 +7,10 @@ the last. What is left when its run ends goes along with the outcome.
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from concurrent.futures import Future
 from datetime import timedelta
-from typing import Final
+from typing import Final, NamedTuple
 
 from sitq.backends.base import Backend
 from sitq.errors import BackendError
@@ -19,6 +20,15 @@ from sitq.model import Held, NewNote, NoteKind
 FLUSH_INTERVAL: Final = 0.2
 MAX_WAITING: Final = 2_000
 _PAUSE_AFTER_ERROR: Final = 1.0
+_PATIENCE: Final = 1.0
+"""How long an outcome waits for notes of its run that are on their way."""
+
+
+class _Flight(NamedTuple):
+    """Notes that have left and not arrived yet: of which reservations, and when it is known what became of them."""
+
+    held: frozenset[Held]
+    landed: Future[None]
 
 
 class Outbox:
@@ -31,6 +41,7 @@ class Outbox:
         self._lock = threading.Lock()
         self._lines: dict[Held, deque[NewNote]] = {}
         self._progress: dict[Held, NewNote] = {}
+        self._flight: _Flight | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._filled = asyncio.Event()
         self._rung = False
@@ -53,6 +64,17 @@ class Outbox:
         with self._lock:
             return self._pop(held)
 
+    async def late(self, held: Collection[Held]) -> list[NewNote]:
+        """Wait, a second at most, until notes of these reservations that are on their way have arrived. Returns those
+        that came back. An outcome that overtook them would make them those of a task that does not run any more.
+        """
+        with self._lock:  # so that what a flush has just taken is on its way
+            flight = self._flight
+        if flight is None or flight.held.isdisjoint(held):
+            return []
+        await asyncio.wait([asyncio.wrap_future(flight.landed)], timeout=_PATIENCE)
+        return [note for one in held for note in self.take(one)]
+
     async def run(self) -> None:
         """Store what waits, `FLUSH_INTERVAL` apart, until cancelled. On a loop that no task can block."""
         self._loop = asyncio.get_running_loop()
@@ -65,17 +87,32 @@ class Outbox:
 
     async def flush(self) -> bool:
         """Store what waits. False if the storage failed: it goes on waiting."""
+        landed: Future[None] = Future()
         with self._lock:
             self._rung = False
             notes = [note for held in [*self._lines, *self._progress] for note in self._pop(held)]
-        if not notes:
-            return True
+            if not notes:
+                return True
+            self._flight = _Flight(frozenset(note.held for note in notes), landed)
+        try:
+            return await self._store(notes)
+        finally:
+            self._flight = None
+            landed.set_result(None)
+
+    async def _store(self, notes: list[NewNote]) -> bool:
         try:
             await self._backend.heartbeat(self._worker, [], timedelta(), notes=notes)
         except BackendError as error:
             self._emit(StorageFailed(self._worker, "store notes", str(error), _PAUSE_AFTER_ERROR))
             self._put_back(notes)
             return False
+        except (
+            Exception
+        ) as error:  # not the storage but one of the notes, which would fail again and hold up the rest
+            self._emit(
+                StorageFailed(self._worker, f"store {len(notes)} notes, which are dropped", str(error), 0.0)
+            )
         return True
 
     def _put_back(self, notes: Iterable[NewNote]) -> None:

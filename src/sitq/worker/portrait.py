@@ -18,9 +18,10 @@ class SelfPortrait:
         self._held = held
         self._started_at = clock.now()
         self._process = _process()
+        self._measured = False
 
     def __call__(self) -> WorkerInfo:
-        process = self._process
+        cpu, memory = self._measure()
         return WorkerInfo(
             host=socket.gethostname(),
             pid=os.getpid(),
@@ -28,15 +29,25 @@ class SelfPortrait:
             concurrency=self._config.concurrency,
             queues=self._config.queues,
             running=tuple(one.id for one in self._held()),
-            # Since the call before; the first one measures nothing.
-            cpu=None if process is None else process.cpu_percent() / 100,
-            memory=None if process is None else process.memory_info().rss,
+            cpu=cpu,
+            memory=memory,
         )
+
+    def _measure(self) -> tuple[float | None, int | None]:
+        if self._process is None:
+            return None, None
+        try:
+            cpu, memory = self._process.cpu_percent() / 100, self._process.memory_info().rss
+        except Exception:  # a system that hides these figures must not keep the leases from being renewed
+            return None, None
+        first, self._measured = not self._measured, True
+        return None if first else cpu, memory  # the first call has nothing to count from
 
 
 def _process() -> Any:
     try:
         import psutil  # type: ignore[import-untyped]  # noqa: PLC0415  # an extra
-    except ImportError:
+
+        return psutil.Process()
+    except Exception:  # it is missing, or this system is not one that it knows
         return None
-    return psutil.Process()

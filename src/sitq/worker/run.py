@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from sitq.events import Events
 from sitq.model import Held, NewNote, NoteKind, ReservedTask
 from sitq.rules import RunRules
 
@@ -29,6 +30,7 @@ class Run:
     Attributes:
         started: Monotonic.
         post: Where notes go; callable from any thread.
+        emit: Where they go as events.
         stop: Why it is to stop; the first reason counts.
         noticed: The task asked whether it is to stop, and was told so.
         reported: Its outcome is on its way, or its lease is lost: nothing that it does counts any more.
@@ -39,6 +41,7 @@ class Run:
     rules: RunRules
     started: float
     post: Callable[[NewNote], None]
+    emit: Events
     max_payload: int
     task: asyncio.Task[None] | None = None
     timer: asyncio.TimerHandle | None = None
@@ -54,9 +57,13 @@ class Run:
     def stopping(self) -> bool:
         return self.stop is not None
 
-    def say(self, kind: NoteKind, data: bytes) -> None:
-        if not self.reported:
-            self.post(NewNote(self.held, kind, data))
+    def say(self, kind: NoteKind, data: bytes, event: type[Any], *details: Any) -> None:
+        if self.reported:
+            return
+        self.post(NewNote(self.held, kind, data))
+        if self.emit.wants(event):
+            about = self.reserved
+            self.emit(event(about.id, about.name, about.queue, about.attempt, *details))
 
     def __reduce__(self) -> Any:
         raise TypeError(

@@ -19,6 +19,7 @@ from typing import Any, Final, Protocol
 
 from sitq.context import is_inside_task
 from sitq.task import Call, Task
+from sitq.worker.fork import end_if_forked
 
 
 class Runner(Protocol):
@@ -171,14 +172,6 @@ def _run_in_thread(
         loop.call_soon_threadsafe(_settle, future, (value, error))
     except RuntimeError:  # the worker is gone; its lease runs out and another one takes the task
         pass
-
-
-def end_if_forked(pid: int) -> None:
-    """End the process of a child that user code forked and that came back from the call: it is no worker, and what it
-    shares with one, the loop's wake-up pipe for example, is not its to use.
-    """
-    if os.getpid() != pid:
-        os._exit(os.EX_SOFTWARE)
 
 
 def _settle[T](future: asyncio.Future[T], value: T) -> None:

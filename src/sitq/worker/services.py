@@ -45,8 +45,8 @@ class Services:
         self._threads = ThreadRunner(config.concurrency)
         self._coroutines = AsyncRunner()
         self._slots = Slots(config.concurrency)
-        self._completer = Completer(config.id, backend, emit)
         self._outbox = Outbox(config.id, backend, emit)
+        self._completer = Completer(config.id, backend, emit, late=self._outbox.late)
         self.executor = Executor(
             config.id,
             run_call=self._run_call,

@@ -67,7 +67,7 @@ class _Starts:
         self._period = max(self._period, period)
 
     def opens_at(self, rate: Rate) -> datetime | None:
-        return self._times[-rate.count] + rate.period if len(self._times) >= rate.count else None
+        return self._times[-rate.limit] + rate.period if len(self._times) >= rate.limit else None
 
     def add(self, now: datetime) -> None:
         while self._times and self._times[0] + self._period <= now:

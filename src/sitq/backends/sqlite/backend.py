@@ -7,46 +7,48 @@ import asyncio
 import logging
 import os
 import sqlite3
-from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 from sitq.backends.base import Backend, Bells, Signal
-from sitq.backends.sqlite import files, queries, schema, statements
-from sitq.backends.sqlite.doorbell import Doorbell, Ringer
+from sitq.backends.sqlite import enqueue, files, notes, queries, registry, reports, reserve, schema, upkeep
 from sitq.backends.sqlite.errors import translated
-from sitq.backends.sqlite.lane import Lane, Operation
+from sitq.backends.sqlite.lane import Lane
+from sitq.backends.sqlite.listeners import Listeners
+from sitq.backends.sqlite.notes import Written
+from sitq.backends.sqlite.reports import Pulse
+from sitq.backends.sqlite.reserve import Reservation
+from sitq.backends.sqlite.rings import Rings
 from sitq.backends.sqlite.schema import MICROSECOND, micros
-from sitq.backends.sqlite.statements import Reservation, Rings
 from sitq.clock import Clock, SystemClock
-from sitq.errors import BackendConnectionError, BackendError, ValidationError
+from sitq.errors import BackendConnectionError, BackendError, QueueFullError, ValidationError
 from sitq.model import (
     Completed,
     Enqueued,
     Heartbeat,
     Held,
+    NewNote,
     NewTask,
+    Note,
     Outcome,
-    QueueTopic,
     Reserved,
     Stats,
     Status,
     TaskId,
     TaskQuery,
     TaskRecord,
-    TaskTopic,
     Topic,
+    WorkerInfo,
+    WorkerRecord,
 )
 
 type Durability = Literal["full", "fast"]
 
 MEMORY: Final = ":memory:"
 _LOG_LIMIT: Final = 64 * 1024 * 1024
-_LISTENER_REFRESH: Final = timedelta(seconds=60)
-_LISTENER_LIFETIME: Final = timedelta(minutes=10)
 
 logger = logging.getLogger("sitq.sqlite")
 
@@ -95,13 +97,8 @@ class SQLiteBackend(Backend):
         self._lock = files.WriteLock(lock, timeout=busy_timeout)
         self._opening = asyncio.Lock()
         self._open = False
-        # Filled by operations and read after their commit, both on the writer's thread.
-        self._rings = Rings()
-        self._ringer = Ringer()
         self._bells = Bells()
-        self._doorbell = Doorbell(self._bells)
-        self._announced: dict[type[Topic], int] = {}
-        self._refreshed_at = 0
+        self._listeners = Listeners(self._bells)
 
     # -- Opening and closing -----------------------------------------------------------------------
 
@@ -131,7 +128,7 @@ class SQLiteBackend(Backend):
             await self._writer.start()
             if self._reader is not self._writer:
                 await self._reader.start()
-                await self._doorbell.open()
+                await self._listeners.doorbell.open()
         except BaseException as error:
             await self._stop()
             known = translated(error)
@@ -180,15 +177,13 @@ class SQLiteBackend(Backend):
                 await to_the_end(self._stop())
 
     async def _stop(self) -> None:
-        if self._announced and self._doorbell.port is not None:
-            await self._retire(self._doorbell.port)
-        self._announced.clear()
-        self._doorbell.close()
-        self._bells.ring_all()
+        if self._listeners.listed_at is not None:
+            await self._retire(self._listeners.listed_at)
+        self._listeners.close()
         if self._reader is not self._writer:
             await self._reader.stop()
         await self._writer.stop()
-        self._ringer.close()
+        self._listeners.silence()
         self._lock.close()
 
     async def _retire(self, port: int) -> None:
@@ -209,11 +204,25 @@ class SQLiteBackend(Backend):
 
     # -- The protocol ------------------------------------------------------------------------------
 
-    async def enqueue(self, tasks: Sequence[NewTask]) -> list[Enqueued]:
+    async def enqueue(
+        self, tasks: Sequence[NewTask], *, max_pending: Mapping[str, int] | None = None
+    ) -> list[Enqueued]:
+        if not max_pending and enqueue.are_plain(tasks):
+            return await self._lane("write").run_together(
+                self._store, tasks, durable=True, landed=enqueue.are_stored
+            )
         now = self._now()
-        return await self._change(
-            lambda db: statements.enqueue(db, tasks, now, self._rings), landed=statements.are_stored
+        done = await self._change(
+            lambda db, rings: enqueue.enqueue_bounded(db, tasks, max_pending or {}, now, rings),
+            landed=enqueue.are_stored,
         )
+        if isinstance(done, QueueFullError):
+            raise done
+        return done
+
+    def _store(self, db: sqlite3.Connection, batches: Sequence[Sequence[NewTask]]) -> list[list[Enqueued]]:
+        self._listeners.ringer.forget(db)
+        return enqueue.enqueue(db, batches, self._now(), self._listeners.rings)
 
     async def reserve(
         self,
@@ -228,54 +237,88 @@ class SQLiteBackend(Backend):
         wanted = Reservation(worker, queues, ids, limit, now, now + lease // MICROSECOND)
 
         def take(db: sqlite3.Connection) -> Reserved:
-            # A worker that is idle sends no heartbeats, and yet wants to be rung.
-            if now - self._refreshed_at >= _LISTENER_REFRESH // MICROSECOND:
-                self._refresh_listener(db, now)
-            return statements.reserve(db, wanted)
+            # A worker that is idle may send no heartbeats, and yet wants to be rung.
+            self._listeners.refresh_if_old(db, now)
+            return reserve.reserve(db, wanted, self._listeners.rings)
 
         # Not synced: a reservation that is forgotten by a power loss was made by a worker that died with it.
         return await self._lane("write").run(
             take,
-            landed=lambda db, reserved: statements.are_reserved(db, worker, reserved),
+            landed=lambda db, reserved: reserve.are_reserved(db, worker, reserved),
         )
 
-    async def heartbeat(self, worker: str, held: Sequence[Held], lease: timedelta) -> Heartbeat:
+    async def heartbeat(
+        self,
+        worker: str,
+        held: Sequence[Held],
+        lease: timedelta,
+        *,
+        notes: Sequence[NewNote] = (),
+        info: WorkerInfo | None = None,
+    ) -> Heartbeat:
         now = self._now()
-        lease_end = now + lease // MICROSECOND
+        pulse = Pulse(worker, held, notes, info, now, now + lease // MICROSECOND)
 
-        def renew(db: sqlite3.Connection) -> Heartbeat:
-            self._refresh_listener(db, now)
-            return statements.heartbeat(db, held, lease_end)
+        def renew(db: sqlite3.Connection) -> tuple[Heartbeat, Written | None]:
+            self._listeners.refresh(db, now)
+            return reports.heartbeat(db, pulse, self._listeners.rings)
 
-        return await self._lane("write").run(renew)
+        return (await self._lane("write").run(renew, landed=reports.are_noted))[0]
 
-    async def complete(self, outcomes: Sequence[Outcome]) -> Completed:
+    async def complete(self, outcomes: Sequence[Outcome], *, notes: Sequence[NewNote] = ()) -> Completed:
         now = self._now()
-        return await self._change(lambda db: statements.complete(db, outcomes, now, self._rings))
+        done = await self._change(
+            lambda db, rings: reports.complete(db, outcomes, notes, now, rings), landed=reports.are_noted
+        )
+        return done[0]
 
     async def cancel(self, ids: Collection[TaskId]) -> dict[TaskId, Status]:
         now = self._now()
-        return await self._change(lambda db: statements.cancel(db, ids, now, self._rings))
+        return await self._change(lambda db, rings: upkeep.cancel(db, ids, now, rings))
+
+    async def requeue(self, ids: Collection[TaskId]) -> list[TaskId]:
+        now = self._now()
+        return await self._change(
+            lambda db, rings: upkeep.requeue(db, ids, now, rings), landed=upkeep.are_requeued
+        )
 
     async def find(self, query: TaskQuery) -> list[TaskRecord]:
         return await self._lane("read").run(lambda db: queries.find(db, query))
 
-    async def prune(self, limit: int) -> int:
+    async def notes(self, task_id: TaskId, *, after: int = 0, limit: int = 1_000) -> list[Note]:
+        return await self._lane("read").run(lambda db: notes.read(db, task_id, after, limit))
+
+    async def prune(self, limit: int, *, ids: Collection[TaskId] | None = None) -> int:
         now = self._now()
-        return await self._lane("write").run(lambda db: statements.prune(db, now, limit))
+        return await self._lane("write").run(lambda db: upkeep.prune(db, now, limit, ids))
+
+    async def set_paused(self, queue: str, paused: bool) -> None:
+        await self._change(lambda db, rings: registry.set_paused(db, queue, paused, rings))
 
     async def stats(self) -> Stats:
         now = self._now()
         return await self._lane("read").run(lambda db: queries.stats(db, now))
 
+    async def workers(self) -> list[WorkerRecord]:
+        now = self._now()
+        return await self._lane("read").run(lambda db: registry.workers(db, now))
+
+    async def save(self, documents: Mapping[str, bytes | None]) -> None:
+        await self._change(lambda db, _: registry.save(db, documents))
+
+    async def load(self, prefix: str) -> dict[str, bytes]:
+        return await self._lane("read").run(lambda db: registry.load(db, prefix))
+
     async def _change[T](
-        self, operation: Operation[T], landed: Callable[[sqlite3.Connection, T], bool] | None = None
+        self,
+        operation: Callable[[sqlite3.Connection, Rings], T],
+        landed: Callable[[sqlite3.Connection, T], bool] | None = None,
     ) -> T:
         """Run an operation that is acknowledged as durable and may ring."""
 
         def change(db: sqlite3.Connection) -> T:
-            self._ringer.forget(db)
-            return operation(db)
+            self._listeners.ringer.forget(db)
+            return operation(db, self._listeners.rings)
 
         return await self._lane("write").run(change, durable=True, landed=landed)
 
@@ -289,53 +332,22 @@ class SQLiteBackend(Backend):
 
     @asynccontextmanager
     async def _listen(self, topics: Collection[Topic]) -> AsyncGenerator[Signal]:
-        await self._announce({type(topic) for topic in topics})
+        kinds = {type(topic) for topic in topics}
+        lane = self._lane("write")
+        announcement = self._listeners.announce(kinds, self._now())
+        if announcement is not None:
+            try:
+                await lane.run(announcement)
+            except BaseException:  # a caller that left, above all
+                self._listeners.take_back(kinds)
+                raise
         async with self._bells.listen(topics) as signal:
             yield signal
 
-    async def _announce(self, kinds: set[type[Topic]]) -> None:
-        """Tell the other processes that this one wants to be rung, if they do not know it already."""
-        now = self._now()
-        oldest = now - _LISTENER_REFRESH // MICROSECOND
-        lane = self._lane("write")
-        if self._doorbell.port is None or all(self._announced.get(kind, 0) > oldest for kind in kinds):
-            return
-        self._announced.update(dict.fromkeys(kinds, now))
-        try:
-            await lane.run(partial(self._refresh_listener, now=now))
-        except BaseException:  # a caller that left, above all: who knows whether it was told
-            self._announced.update(dict.fromkeys(kinds, 0))
-            raise
-
-    def _refresh_listener(self, db: sqlite3.Connection, now: int) -> None:
-        if not self._announced or self._doorbell.port is None:
-            return
-        self._refreshed_at = now
-        db.execute(
-            "INSERT OR REPLACE INTO sitq_listeners (port, token, queues, tasks, seen_at) VALUES (?, ?, ?, ?, ?)",
-            (
-                self._doorbell.port,
-                self._doorbell.token,
-                QueueTopic in self._announced,
-                TaskTopic in self._announced,
-                now,
-            ),
-        )
-        outlived = now - _LISTENER_LIFETIME // MICROSECOND
-        db.execute("DELETE FROM sitq_listeners WHERE seen_at < ?", (outlived,))
-
     def _ring(self, db: sqlite3.Connection) -> None:
-        rings, self._rings = self._rings, Rings()
-        if not rings.queues and not rings.tasks:
-            return
-        self._bells.ring_queues(rings.queues)
-        self._bells.ring_tasks(rings.tasks)
-        if self._in_memory:
-            return
-        try:
-            self._ringer.ring(db, self._doorbell.port, rings.queues, rings.tasks)
-        except sqlite3.Error:
-            logger.debug("could not ring the other processes; they will poll", exc_info=True)
+        rings = self._listeners.ring_here()
+        if not self._in_memory:
+            self._listeners.ring_others(db, rings)
 
 
 async def to_the_end[T](work: Coroutine[Any, Any, T]) -> T:

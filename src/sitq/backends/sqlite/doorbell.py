@@ -11,17 +11,17 @@ import os
 import secrets
 import socket
 import sqlite3
-from collections.abc import Iterable
 from typing import Final
 
 from sitq.backends.base import Bells
-from sitq.model import TaskId
+from sitq.backends.sqlite.rings import Rings
 
 _HOST: Final = "127.0.0.1"
 _TOKEN_BYTES: Final = 8
 _MAX_DATAGRAM: Final = 8192
 _QUEUES: Final = b"q"
 _TASKS: Final = b"t"
+_CANCELS: Final = b"c"
 
 
 class Doorbell(asyncio.DatagramProtocol):
@@ -64,6 +64,8 @@ class Doorbell(asyncio.DatagramProtocol):
             self._bells.ring_queues(found)
         elif kind == _TASKS and found:
             self._bells.ring_tasks(found)
+        elif kind == _CANCELS:
+            self._bells.ring_cancels()
         else:
             self._bells.ring_all()
 
@@ -78,22 +80,25 @@ class Ringer:
         self._sockets: dict[int, socket.socket] = {}
         self._gone: list[tuple[int, str]] = []
 
-    def ring(
-        self, db: sqlite3.Connection, own_port: int | None, queues: Iterable[str], tasks: Iterable[TaskId]
-    ) -> None:
+    def ring(self, db: sqlite3.Connection, own_port: int | None, rings: Rings) -> None:
         """Ring the other listeners whom this concerns, and remember where nobody is listening any more."""
-        queues, tasks = list(queues), list(tasks)
-        for port, token, wants_queues, wants_tasks in db.execute(
-            "SELECT port, token, queues, tasks FROM sitq_listeners"
+        no_names: list[str] = []
+        datagrams = (
+            (bool(rings.queues), _QUEUES, list(rings.queues)),
+            (bool(rings.tasks), _TASKS, rings.tasks),
+            (rings.cancels, _CANCELS, no_names),
+        )
+        for port, token, *wants in db.execute(
+            "SELECT port, token, queues, tasks, cancels FROM sitq_listeners"
         ):
             if port == own_port:
                 continue
-            sent = True
-            if wants_queues and queues:
-                sent = self._send(port, token.encode() + _QUEUES, queues)
-            if wants_tasks and tasks:
-                sent = self._send(port, token.encode() + _TASKS, tasks) and sent
-            if not sent:
+            sent = [
+                self._send(port, token.encode() + kind, names)
+                for wanted, (needed, kind, names) in zip(wants, datagrams, strict=True)
+                if wanted and needed
+            ]
+            if not all(sent):
                 self._gone.append((port, token))
 
     def forget(self, db: sqlite3.Connection) -> None:

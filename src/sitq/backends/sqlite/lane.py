@@ -14,7 +14,9 @@ import sqlite3
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
+from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
 import aiosqlite
@@ -24,6 +26,7 @@ from sitq.backends.sqlite.files import WriteLock
 from sitq.errors import BackendConnectionError, BackendTimeoutError
 
 type Operation[T] = Callable[[sqlite3.Connection], T]
+type Together[A, T] = Callable[[sqlite3.Connection, Sequence[A]], Sequence[T]]
 type Settled = tuple[asyncio.Future[Any], Any, BaseException | None]
 
 logger = logging.getLogger("sitq.sqlite")
@@ -32,14 +35,18 @@ MAX_GROUP: Final = 512
 
 
 class Job(NamedTuple):
-    operation: Operation[Any]
+    together: Together[Any, Any]
+    argument: Any
     future: asyncio.Future[Any]
     durable: bool
     landed: Callable[[sqlite3.Connection, Any], bool] | None
 
+    def run(self, db: sqlite3.Connection) -> Any:
+        return self.together(db, [self.argument])[0]
+
     def repeat(self, db: sqlite3.Connection, answer: Any) -> Any:
         """Run it again, unless what it did the first time is in the file after all."""
-        return answer if self.landed is not None and self.landed(db, answer) else self.operation(db)
+        return answer if self.landed is not None and self.landed(db, answer) else self.run(db)
 
 
 class Lane:
@@ -114,23 +121,35 @@ class Lane:
         After a commit whose outcome is unknown the operation runs again. One that would not answer the same has
         `landed`, which tells whether what it answered the first time is in the file.
         """
+        return await self.run_together(lambda db, _: [operation(db)], None, durable=durable, landed=landed)
+
+    def run_together[A, T](
+        self,
+        operation: Together[A, T],
+        argument: A,
+        *,
+        durable: bool,
+        landed: Callable[[sqlite3.Connection, T], bool] | None = None,
+    ) -> asyncio.Future[T]:
+        """As `run`, for an operation that can serve several callers at once: it gets the arguments of all those that
+        handed it over one after another, and returns an answer for each."""
         self._check()
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
-        job = Job(operation, future, durable, landed)
+        job = Job(operation, argument, future, durable, landed)
         self._jobs.append(job)
         if not self._open:
             # Stopped from another loop after the check: unless the last drain took it, nobody will.
             try:
                 self._jobs.remove(job)
             except ValueError:
-                return await future
+                return future
             self._check()
         if self._promised is not loop:
             self._promised = loop
             # At the end of this turn of the loop, so that one hop carries what all callers of this turn have to say.
             loop.call_soon(self._send, self._drain)
-        return await future
+        return future
 
     def _check(self) -> None:
         if os.getpid() != self._pid:
@@ -193,7 +212,7 @@ class Lane:
 
     def _run_alone(self, job: Job) -> Settled:
         try:
-            return job.future, job.operation(self._db), None
+            return job.future, job.run(self._db), None
         except Exception as error:
             return job.future, None, translated(error)
 
@@ -226,7 +245,7 @@ class Lane:
         try:
             settled: list[Settled]
             if earlier is None:
-                settled = [(job.future, job.operation(db), None) for job in group]
+                settled = run_all(db, group)
             else:
                 pairs = zip(group, earlier, strict=True)
                 settled = [(job.future, job.repeat(db, answer), None) for job, (_, answer, _) in pairs]
@@ -264,6 +283,15 @@ class CommitUnknownError(Exception):
         super().__init__(reason, settled)
         self.reason = reason
         self.settled = settled
+
+
+def run_all(db: sqlite3.Connection, group: Iterable[Job]) -> list[Settled]:
+    settled: list[Settled] = []
+    for together, alike in groupby(group, attrgetter("together")):
+        jobs = list(alike)
+        answers = together(db, [job.argument for job in jobs])
+        settled += [(job.future, answer, None) for job, answer in zip(jobs, answers, strict=True)]
+    return settled
 
 
 def commit(db: sqlite3.Connection) -> None:

@@ -5,16 +5,24 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Any, Final
 
-from sitq.backends.sqlite.schema import micros, moment
-from sitq.model import QueueStats, Stats, Status, TaskQuery, TaskRecord
+from sitq.backends.sqlite import registry, unique
+from sitq.backends.sqlite.schema import MICROSECOND, micros, moment
+from sitq.model import Concurrency, QueueStats, Rate, Stats, Status, TaskQuery, TaskRecord
 
 _COLUMNS: Final = """
 t.seq, t.id, t.name, t.queue, t.status, t.priority, t.attempt, t.crashes, t.max_crashes, t.fence, t.worker,
-t.enqueued_at, t.due_at, t.started_at, t.finished_at, t.cancel_requested, t.metadata
+t.enqueued_at, coalesce(t.due_at, l.due_at), t.started_at, t.finished_at, t.cancel_requested, t.metadata,
+t.unique_key, t.unique_until, t.unique_bound, t.unique_replace,
+l.concurrency_key, l.concurrency_limit, l.rate_key, l.rate_count, l.rate_period
 """
 _BYTES: Final = ", p.payload, t.result, t.error"
 _PAYLOADS: Final = "LEFT JOIN sitq_payloads p ON p.seq = t.seq"
-_BY_DUE: Final = "INDEXED BY sitq_due"
+_LIMITS: Final = "LEFT JOIN sitq_limits l ON l.seq = t.seq AND t.limited IS NOT NULL"
+# Neither an index on states nor the order of rows leads to these: they are due or held up.
+_UNFINISHED: Final = """
+SELECT seq FROM sitq_tasks INDEXED BY sitq_due WHERE due_at IS NOT NULL
+UNION ALL SELECT seq FROM sitq_limits INDEXED BY sitq_held_up WHERE line IS NOT NULL
+"""
 _MAX_SORTED: Final = 10_000
 """Up to so many unfinished tasks are read and sorted; of more than that, the newest are near the end of the table."""
 
@@ -44,33 +52,38 @@ def find(db: sqlite3.Connection, query: TaskQuery) -> list[TaskRecord]:
     if query.before is not None:
         test("t.seq < ?", query.before)
     # Built from the constants above and the names of states; every value is a parameter.
-    columns, joins = (_COLUMNS + _BYTES, _PAYLOADS) if query.with_bytes else (_COLUMNS, "")
-    way = _way(db, query)
-    if way == _BY_DUE:
-        tests.append("t.due_at IS NOT NULL")
-    sql = f"SELECT {columns} FROM sitq_tasks t {way} {joins}"
+    columns, payloads = (_COLUMNS + _BYTES, _PAYLOADS) if query.with_bytes else (_COLUMNS, "")
+    way, condition = _way(db, query)
+    if condition:
+        tests.append(condition)
+    sql = f"SELECT {columns} FROM sitq_tasks t {way} {_LIMITS} {payloads}"
     if tests:
         sql += f" WHERE {' AND '.join(tests)}"
     return [_record(row) for row in db.execute(f"{sql} ORDER BY t.seq DESC LIMIT ?", (*values, query.limit))]
 
 
-def _way(db: sqlite3.Connection, query: TaskQuery) -> str:
-    """How to get at the tasks of some states: what the planner cannot know is that few are unfinished or failed."""
+def _way(db: sqlite3.Connection, query: TaskQuery) -> tuple[str, str]:
+    """How to get at the tasks of some states: what the planner cannot know is that few are unfinished or failed.
+
+    An index to go by, and a condition that leads to the tasks; either may be empty.
+    """
     statuses = frozenset(query.statuses or Status)
     if query.ids is not None or not statuses:
-        return ""
+        return "", ""
     if len(statuses) == 1 and statuses <= {Status.FAILED, Status.CANCELLED}:
-        return f"INDEXED BY sitq_{next(iter(statuses))}"
+        return f"INDEXED BY sitq_{next(iter(statuses))}", ""
     if statuses <= {Status.PENDING, Status.RUNNING}:
-        few = "SELECT count(*) FROM (SELECT 1 FROM sitq_tasks INDEXED BY sitq_due WHERE due_at IS NOT NULL LIMIT ?)"
-        [[unfinished]] = db.execute(few, (_MAX_SORTED + 1,)).fetchall()
+        [[unfinished]] = db.execute(
+            f"SELECT count(*) FROM ({_UNFINISHED} LIMIT ?)", (_MAX_SORTED + 1,)
+        ).fetchall()
         if unfinished <= _MAX_SORTED:
-            return _BY_DUE
-    return ""
+            return "", f"t.seq IN ({_UNFINISHED})"
+    return "", ""
 
 
 def _record(row: Sequence[Any]) -> TaskRecord:
-    payload, result, error = row[17:] or (None, None, None)
+    key, limit, rate, count, period = row[21:26]
+    payload, result, error = row[26:] or (None, None, None)
     return TaskRecord(
         seq=row[0],
         id=row[1],
@@ -89,25 +102,35 @@ def _record(row: Sequence[Any]) -> TaskRecord:
         finished_at=moment(row[14]),
         cancel_requested=bool(row[15]),
         metadata=None if row[16] is None else json.loads(row[16]),
+        unique=unique.loaded(unique.Stored._make(row[17:21])),
+        concurrency=None if key is None else Concurrency(key, limit),
+        rate=None if rate is None else Rate(rate, count, period * MICROSECOND),
         payload=payload,
         result=result,
         error=error,
     )
 
 
+_COUNTS: Final = "SELECT queue, status, count(*) FROM sitq_tasks GROUP BY queue, status"
+_OLDEST: Final = """
+SELECT queue, min(due_at) FROM (
+    SELECT queue, due_at FROM sitq_tasks WHERE due_at <= ?1 AND status = 'pending'
+    UNION ALL
+    SELECT sitq_lines.queue, sitq_limits.due_at FROM sitq_limits JOIN sitq_lines ON sitq_lines.id = sitq_limits.line
+    WHERE sitq_limits.line IS NOT NULL AND sitq_limits.due_at <= ?1
+) GROUP BY queue
+"""
+
+
 def stats(db: sqlite3.Connection, now: int) -> Stats:
-    counts: dict[str, dict[Status, int]] = {}
-    for queue, status, count in db.execute(
-        "SELECT queue, status, count(*) FROM sitq_tasks GROUP BY queue, status"
-    ):
+    paused = registry.paused(db)
+    counts: dict[str, dict[Status, int]] = {queue: {} for queue in paused}
+    for queue, status, count in db.execute(_COUNTS):
         counts.setdefault(queue, {})[Status(status)] = count
-    oldest = dict(
-        db.execute(
-            "SELECT queue, min(due_at) FROM sitq_tasks WHERE due_at <= ? AND status = 'pending' GROUP BY queue",
-            (now,),
-        ).fetchall()
-    )
+    oldest: dict[str, int] = dict(db.execute(_OLDEST, (now,)).fetchall())
     [[stale]] = db.execute("SELECT value FROM sitq_meta WHERE key = 'stale_outcomes'").fetchall()
-    return Stats(
-        tuple(QueueStats(queue, counts[queue], moment(oldest.get(queue))) for queue in sorted(counts)), stale
+    queues = (
+        QueueStats(queue, counts[queue], moment(oldest.get(queue)), queue in paused)
+        for queue in sorted(counts)
     )
+    return Stats(tuple(queues), stale)

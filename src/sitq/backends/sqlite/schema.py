@@ -14,11 +14,22 @@ VERSION: Final = 1
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND: Final = timedelta(microseconds=1)
 
-# A task's row is rewritten with each lease, so its payload lies beside it, written once; the result comes last and
-# stays in the row. `sitq_due` is the hot path: a finished task has no `due_at` and is not in it, so a reservation
-# costs the same however many are stored; `priority` comes before `due_at` because it is sought level by level.
-# An index on every status would cost a tenth of the throughput: those that people look for have one.
-_VERSION_1: Final = """
+HOLDS_KEY: Final = """CASE unique_until
+    WHEN 'start' THEN fence = unique_bound AND status IN ('waiting', 'pending')
+    WHEN 'end' THEN status IN ('waiting', 'pending', 'running')
+    ELSE unique_until = 'instant' END"""
+"""Whether a task with a unique key holds it. The index over those who do is what keeps two from it.
+
+`unique_bound` is the fence that the task had when it took the key until its start, or the instant until which it has
+it; 'passed' stands in `unique_until` when somebody came after that instant.
+"""
+
+# A task's row is rewritten with each lease, so its payload and its limits lie beside it, written once; the result comes
+# last and stays in the row. `sitq_due` is the hot path: a finished task has no `due_at` and is not in it, nor has one
+# that a limit holds up, so a reservation costs the same however many are stored; `priority` comes before `due_at`
+# because it is sought level by level. An index on every status would cost a tenth of the throughput: those that people
+# look for have one.
+_TASKS: Final = f"""
 CREATE TABLE sitq_meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 INSERT INTO sitq_meta VALUES ('schema_version', 1), ('fence', 0), ('stale_outcomes', 0);
 
@@ -42,26 +53,105 @@ CREATE TABLE sitq_tasks (
     finished_at INTEGER,
     expires_at INTEGER,
     metadata TEXT,
+    unique_key TEXT,
+    unique_until TEXT,
+    unique_bound INTEGER,
+    unique_replace INTEGER,
+    limited INTEGER,
     result BLOB,
     error BLOB
 ) STRICT;
 CREATE INDEX sitq_due ON sitq_tasks (queue, priority, due_at) WHERE due_at IS NOT NULL;
+CREATE UNIQUE INDEX sitq_unique ON sitq_tasks (unique_key) WHERE unique_key IS NOT NULL AND {HOLDS_KEY};
 CREATE INDEX sitq_failed ON sitq_tasks (seq) WHERE status = 'failed';
 CREATE INDEX sitq_cancelled ON sitq_tasks (seq) WHERE status = 'cancelled';
 CREATE INDEX sitq_expiry ON sitq_tasks (expires_at) WHERE expires_at IS NOT NULL;
 
 CREATE TABLE sitq_payloads (seq INTEGER PRIMARY KEY, payload BLOB NOT NULL) STRICT;
 
+CREATE TABLE sitq_notes (
+    position INTEGER PRIMARY KEY AUTOINCREMENT,
+    seq INTEGER NOT NULL,
+    kind TEXT NOT NULL,
+    attempt INTEGER NOT NULL,
+    at INTEGER NOT NULL,
+    data BLOB NOT NULL
+) STRICT;
+CREATE INDEX sitq_notes_of_task ON sitq_notes (seq, kind, position);
+"""
+
+# One row in `sitq_limits` for each task that has any. While one of them holds a task up, the task stands in a line of
+# `sitq_lines`: those of one queue that wait for the same limit. Its `due_at` lies here then, and is empty in
+# `sitq_tasks`. `sitq_starts` numbers the starts of each rate, so that the one before `count` others is one seek away.
+_LIMITS: Final = """
+CREATE TABLE sitq_limits (
+    seq INTEGER PRIMARY KEY,
+    concurrency_key TEXT,
+    concurrency_limit INTEGER,
+    rate_key TEXT,
+    rate_count INTEGER,
+    rate_period INTEGER,
+    runs INTEGER NOT NULL DEFAULT 0,
+    line INTEGER,
+    priority INTEGER,
+    due_at INTEGER
+) STRICT;
+CREATE INDEX sitq_runs ON sitq_limits (concurrency_key) WHERE runs = 1;
+CREATE INDEX sitq_held_up ON sitq_limits (line, priority, due_at) WHERE line IS NOT NULL;
+
+CREATE TABLE sitq_lines (
+    id INTEGER PRIMARY KEY,
+    kind TEXT NOT NULL,
+    key TEXT NOT NULL,
+    queue TEXT NOT NULL,
+    number INTEGER NOT NULL,
+    period INTEGER NOT NULL,
+    opens_at INTEGER,
+    UNIQUE (kind, key, queue, number, period)
+) STRICT;
+CREATE INDEX sitq_opening ON sitq_lines (opens_at) WHERE opens_at IS NOT NULL;
+
+CREATE TABLE sitq_rates (
+    id INTEGER PRIMARY KEY,
+    key TEXT NOT NULL UNIQUE,
+    period INTEGER NOT NULL,
+    starts INTEGER NOT NULL DEFAULT 0,
+    over_at INTEGER NOT NULL
+) STRICT;
+CREATE INDEX sitq_rates_over ON sitq_rates (over_at);
+CREATE TABLE sitq_starts (
+    rate INTEGER NOT NULL,
+    number INTEGER NOT NULL,
+    at INTEGER NOT NULL,
+    PRIMARY KEY (rate, number)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX sitq_starts_at ON sitq_starts (rate, at);
+"""
+
+_STORE: Final = """
 CREATE TABLE sitq_listeners (
     port INTEGER PRIMARY KEY,
     token TEXT NOT NULL,
     queues INTEGER NOT NULL,
     tasks INTEGER NOT NULL,
+    cancels INTEGER NOT NULL,
     seen_at INTEGER NOT NULL
 ) STRICT;
+
+CREATE TABLE sitq_paused (queue TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;
+
+CREATE TABLE sitq_workers (
+    number INTEGER PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE,
+    seen_at INTEGER NOT NULL,
+    alive_until INTEGER NOT NULL,
+    info TEXT NOT NULL
+) STRICT;
+
+CREATE TABLE sitq_documents (name TEXT PRIMARY KEY, data BLOB NOT NULL) STRICT, WITHOUT ROWID;
 """
 
-MIGRATIONS: Final = {1: _VERSION_1}
+MIGRATIONS: Final = {1: _TASKS + _LIMITS + _STORE}
 """The script that leads to each version from the one before."""
 
 

@@ -1,0 +1,169 @@
+"""What a worker tells: that it lives, and what became of its tasks. Plain functions of a connection.
+
+Run inside a transaction that somebody else ends. Every one can be run twice, so that a commit whose outcome is unknown
+may be repeated; `are_noted` tells whether the first one took place, where a second one would repeat notes.
+"""
+
+import json
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from sitq.backends.sqlite import limits, notes, registry, rows
+from sitq.backends.sqlite.notes import Entry, Written
+from sitq.backends.sqlite.rings import Rings
+from sitq.backends.sqlite.rows import Row
+from sitq.backends.sqlite.schema import micros
+from sitq.model import (
+    Completed,
+    Heartbeat,
+    Held,
+    NewNote,
+    NoteKind,
+    Outcome,
+    Released,
+    Retried,
+    Status,
+    Succeeded,
+    TaskId,
+    WorkerInfo,
+    leads_to,
+)
+
+# -- heartbeat -------------------------------------------------------------------------------------
+
+_RENEW: Final = "UPDATE sitq_tasks SET due_at = ? WHERE seq IN (SELECT value FROM json_each(?))"
+
+
+@dataclass(frozen=True, slots=True)
+class Pulse:
+    """The arguments of one `heartbeat`, with its instants as stored."""
+
+    worker: str
+    held: Sequence[Held]
+    notes: Sequence[NewNote]
+    info: WorkerInfo | None
+    now: int
+    lease_end: int
+
+
+def heartbeat(db: sqlite3.Connection, pulse: Pulse, rings: Rings) -> tuple[Heartbeat, Written | None]:
+    held = pulse.held
+    found = rows.by_id(db, (one.id for one in held)) if held else {}
+    ours = {
+        one: row
+        for one in held
+        if (row := found.get(one.id)) and row.fence == one.fence and row.status == Status.RUNNING
+    }
+    if ours:
+        db.execute(_RENEW, (pulse.lease_end, json.dumps([row.seq for row in ours.values()])))
+    written = notes.write(db, pulse.notes, pulse.now, rings)
+    if pulse.info is not None:
+        registry.see(db, pulse.worker, pulse.info, pulse.now, pulse.lease_end)
+    answer = Heartbeat(
+        lost=frozenset(one for one in held if one not in ours),
+        cancelled=frozenset(one for one, row in ours.items() if row.cancel_requested),
+    )
+    return answer, written
+
+
+def are_noted[T](db: sqlite3.Connection, answer: tuple[T, Written | None]) -> bool:
+    """Whether a call with this answer took place. It has to be asked only if it wrote something down."""
+    _, written = answer
+    return written is not None and notes.are_written(db, written)
+
+
+# -- complete --------------------------------------------------------------------------------------
+
+# The state, the fence and the row in one statement: nothing has to be read first. The end of a task with limits has to
+# let others in, so it is looked at.
+_SUCCEED: Final = """
+UPDATE sitq_tasks SET
+    status = 'success', due_at = NULL, finished_at = ?1, expires_at = ?1 + result_ttl, result = ?2, error = NULL
+WHERE id = ?3 AND fence = ?4 AND status = 'running'
+"""
+_SUCCEED_PLAIN: Final = f"{_SUCCEED} AND limited IS NULL"
+_SUCCEED_ALIKE: Final = _SUCCEED_PLAIN.replace("id = ?3", "id IN (SELECT value FROM json_each(?3))")
+_FINISH: Final = """
+UPDATE sitq_tasks SET
+    status = ?1, due_at = NULL, finished_at = ?2, expires_at = ?2 + result_ttl, error = coalesce(?3, error)
+WHERE seq = ?4
+"""
+_GIVE_BACK: Final = """
+UPDATE sitq_tasks SET
+    status = 'pending', due_at = ?, attempt = attempt - ?, worker = NULL, started_at = NULL, error = coalesce(?, error)
+WHERE seq = ?
+"""
+
+
+def complete(
+    db: sqlite3.Connection, outcomes: Sequence[Outcome], new_notes: Sequence[NewNote], now: int, rings: Rings
+) -> tuple[Completed, Written | None]:
+    written = notes.write(db, new_notes, now, rings)
+    succeeded = [
+        (now, one.result, one.held.id, one.held.fence) for one in outcomes if isinstance(one, Succeeded)
+    ]
+    if len(succeeded) == len(outcomes):
+        changed = _succeed(db, succeeded)
+        rings.tasks.extend(one.held.id for one in outcomes)
+        if changed == len(outcomes):
+            return Completed(changed), written
+    # Not all of one kind, or not all of them current: each is looked at. What was written just now counts as repeated.
+    stale = _complete_each(db, outcomes, now, rings)
+    if stale:
+        db.execute("UPDATE sitq_meta SET value = value + ? WHERE key = 'stale_outcomes'", (len(stale),))
+    return Completed(len(outcomes) - len(stale), tuple(stale)), written
+
+
+def _succeed(db: sqlite3.Connection, succeeded: Sequence[tuple[int, bytes, TaskId, int]]) -> int:
+    # Most tasks return nothing, and those that were reserved together share a fence: one statement then takes half the
+    # time of one for each.
+    if len({(result, fence) for _, result, _, fence in succeeded}) == 1:
+        now, result, _, fence = succeeded[0]
+        ids = json.dumps([task_id for _, _, task_id, _ in succeeded])
+        return db.execute(_SUCCEED_ALIKE, (now, result, ids, fence)).rowcount
+    return db.executemany(_SUCCEED_PLAIN, succeeded).rowcount
+
+
+def _complete_each(db: sqlite3.Connection, outcomes: Sequence[Outcome], now: int, rings: Rings) -> list[Held]:
+    """Apply outcomes one after another. Returns those that came too late."""
+    found = rows.by_id(db, (outcome.held.id for outcome in outcomes))
+    stale: list[Held] = []
+    limited: list[int] = []
+    for outcome in outcomes:
+        held = outcome.held
+        row = found.get(held.id)
+        if row is None or row.fence != held.fence:
+            stale.append(held)
+            continue
+        status = leads_to(outcome, bool(row.cancel_requested))
+        if row.status == Status.RUNNING:
+            _apply(db, row, outcome, status, now, rings)
+            found[row.id] = row._replace(status=status)
+            if row.limited is not None:
+                limited.append(row.seq)
+        elif row.status != status:
+            # Already ended under this fence. The same outcome again is a repeated message, another one is too late.
+            stale.append(held)
+    limits.end(db, limited, rings)
+    return stale
+
+
+def _apply(
+    db: sqlite3.Connection, row: Row, outcome: Outcome, status: Status, now: int, rings: Rings
+) -> None:
+    if isinstance(outcome, Succeeded):
+        db.execute(_SUCCEED, (now, outcome.result, *outcome.held))
+        rings.tasks.append(row.id)
+        return
+    if isinstance(outcome, Retried):
+        notes.insert(db, [Entry(row.seq, NoteKind.ATTEMPT, row.attempt, now, outcome.error)])
+        rings.tasks.append(row.id)
+    if status is Status.PENDING and isinstance(outcome, Retried | Released):
+        due_at = now if outcome.at is None else micros(outcome.at)
+        db.execute(_GIVE_BACK, (due_at, isinstance(outcome, Released), outcome.error, row.seq))
+        rings.queues.add(row.queue)
+    else:
+        db.execute(_FINISH, (status, now, outcome.error, row.seq))
+        rings.tasks.append(row.id)

@@ -1,0 +1,220 @@
+"""How tasks are handed out: plain functions of a connection, run inside a transaction that somebody else ends."""
+
+import json
+import sqlite3
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from sitq.backends.sqlite import limits, rates, registry
+from sitq.backends.sqlite.limits import Gate, Turn
+from sitq.backends.sqlite.rings import Rings
+from sitq.backends.sqlite.schema import moment
+from sitq.model import MAX_PRIORITY, MIN_PRIORITY, Reserved, ReservedTask, TaskId
+
+_MOST_HELD_UP: Final = 1_000
+"""How many tasks one call puts in line. The next one goes on at once."""
+_LOOK: Final = 200
+"""How many more are looked at in one go, if some may not start."""
+_LOOKED_AHEAD: Final = 20
+"""How many that are not due yet are looked at to say when one may start."""
+_EVER: Final = 2**62
+
+# One seek a priority level. A single range over (queue, priority, due_at) would walk all tasks of a better
+# priority that are not due yet: 200,000 of them made one reservation take 15 ms, the seeks take 0.02 ms.
+_LEVELS: Final = range(MIN_PRIORITY, MAX_PRIORITY + 1)
+_DUE: Final = " UNION ALL ".join(
+    "SELECT * FROM (SELECT priority, due_at, seq FROM sitq_tasks INDEXED BY sitq_due"
+    f" WHERE queue = ?1 AND priority = {level} AND due_at <= ?2 ORDER BY due_at, seq LIMIT ?3)"
+    for level in _LEVELS
+)
+_DUE_IN_QUEUE: Final = f"SELECT * FROM ({_DUE}) LIMIT ?3"
+_NEXT_IN_QUEUE: Final = (
+    "SELECT min(due_at) FROM ("
+    + " UNION ALL ".join(
+        "SELECT min(due_at) AS due_at FROM sitq_tasks INDEXED BY sitq_due"
+        f" WHERE queue = ?1 AND priority = {level} AND due_at IS NOT NULL"
+        for level in _LEVELS
+    )
+    + ")"
+)
+_SOON_IN_QUEUE: Final = f"SELECT due_at, seq FROM ({_DUE})"
+# Those in a line have their `due_at` there.
+_DUE_BY_ID: Final = """
+SELECT t.priority, coalesce(t.due_at, l.due_at) AS due, t.seq, t.queue
+FROM sitq_tasks AS t LEFT JOIN sitq_limits AS l ON l.seq = t.seq
+WHERE t.id IN (SELECT value FROM json_each(?1)) AND due <= ?2
+"""
+# Hops from queue to queue along the index instead of reading all of it.
+_QUEUES: Final = """
+WITH RECURSIVE found (queue) AS (
+    SELECT min(queue) FROM sitq_tasks WHERE due_at IS NOT NULL
+    UNION ALL
+    SELECT (SELECT min(queue) FROM sitq_tasks WHERE due_at IS NOT NULL AND queue > found.queue) FROM found
+    WHERE found.queue IS NOT NULL
+)
+SELECT queue FROM found WHERE queue IS NOT NULL
+"""
+_NEXT_FENCE: Final = "UPDATE sitq_meta SET value = value + 1 WHERE key = 'fence' RETURNING value"
+_TAKE: Final = """
+UPDATE sitq_tasks SET
+    crashes = crashes + (status = 'running'), status = 'running', attempt = attempt + 1,
+    fence = ?1, worker = ?2, due_at = ?3, started_at = ?4
+WHERE seq IN (SELECT value FROM json_each(?5))
+"""
+# One that has lost its lease runs already: it needs no room to start.
+_TAKE_PLAIN: Final = f"{_TAKE} AND (limited IS NULL OR status = 'running')"
+# CROSS JOIN keeps the order of the list.
+_TAKEN: Final = """
+SELECT t.id, t.name, t.queue, p.payload, t.attempt, t.crashes, t.max_crashes, t.metadata, t.cancel_requested
+FROM json_each(?) AS wanted
+CROSS JOIN sitq_tasks AS t ON t.seq = wanted.value
+CROSS JOIN sitq_payloads AS p ON p.seq = t.seq
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """The arguments of one `reserve`, with its instants as stored."""
+
+    worker: str
+    queues: Sequence[str] | None
+    ids: Collection[TaskId] | None
+    limit: int
+    now: int
+    lease_end: int
+
+
+class _Search(NamedTuple):
+    """Where one call looks. `queues` has those with something due, or the wanted ones; none that is paused."""
+
+    wanted: Reservation
+    queues: Sequence[str]
+    paused: Collection[str]
+
+
+def reserve(db: sqlite3.Connection, wanted: Reservation, rings: Rings) -> Reserved:
+    limits.open_lines(db, wanted.now)
+    paused = registry.paused(db)
+    queues = (
+        [row[0] for row in db.execute(_QUEUES)] if wanted.queues is None else dict.fromkeys(wanted.queues)
+    )
+    search = _Search(wanted, [queue for queue in queues if queue not in paused], paused)
+    turns = _turns(db, search, wanted.limit)
+    tasks: list[ReservedTask] = []
+    goes_on = False
+    if turns:
+        # One number for the whole batch: it is new for each of its tasks, and no task gets it twice.
+        [[fence]] = db.execute(_NEXT_FENCE).fetchall()
+        taken = turns[: wanted.limit]
+        if _take(db, _TAKE_PLAIN, fence, wanted, taken) < len(taken):
+            taken, goes_on = _take_limited(db, search, fence, turns, rings)
+        tasks = _taken(db, fence, taken)
+    if len(tasks) == wanted.limit:
+        return Reserved(tasks)
+    # Looked for after the taking, so that what was taken counts with the end of its lease.
+    return Reserved(tasks, moment(wanted.now if goes_on else _next_due(db, search)))
+
+
+def are_reserved(db: sqlite3.Connection, worker: str, reserved: Reserved) -> bool:
+    """Whether a reservation with this answer took place. All of it did, if one of its tasks shows it."""
+    if not reserved.tasks:
+        return False
+    first = reserved.tasks[0]
+    sql = "SELECT 1 FROM sitq_tasks WHERE id = ? AND fence = ? AND worker = ?"
+    return db.execute(sql, (first.id, first.fence, worker)).fetchone() is not None
+
+
+def _turns(db: sqlite3.Connection, search: _Search, limit: int) -> list[Turn]:
+    """What is due, in order: the best of each queue, or all of the chosen ones."""
+    wanted = search.wanted
+    if wanted.ids is None:
+        turns = [
+            row for queue in search.queues for row in db.execute(_DUE_IN_QUEUE, (queue, wanted.now, limit))
+        ]
+    else:
+        turns = [
+            (priority, due_at, seq)
+            for priority, due_at, seq, queue in db.execute(
+                _DUE_BY_ID, (json.dumps(list(wanted.ids)), wanted.now)
+            )
+            if queue not in search.paused and (wanted.queues is None or queue in wanted.queues)
+        ]
+    turns.sort()
+    return turns
+
+
+def _take(db: sqlite3.Connection, sql: str, fence: int, wanted: Reservation, turns: Collection[Turn]) -> int:
+    seqs = json.dumps([seq for _, _, seq in turns])
+    return db.execute(sql, (fence, wanted.worker, wanted.lease_end, wanted.now, seqs)).rowcount
+
+
+def _take_limited(
+    db: sqlite3.Connection, search: _Search, fence: int, turns: list[Turn], rings: Rings
+) -> tuple[list[Turn], bool]:
+    """Take those, too, whose limits allow it, and put the others in line. The best without limits were taken before.
+
+    Returns all that was taken, and whether there may be more that was not looked at.
+    """
+    wanted = search.wanted
+    gate = Gate(db, wanted.now)
+    taken: set[Turn] = set()
+    had = set(turns[: wanted.limit])
+    while turns and len(taken) < wanted.limit and gate.held_up < _MOST_HELD_UP:
+        limited = limits.of_pending(db, [seq for _, _, seq in turns])
+        chosen: set[Turn] = set()
+        for turn in turns:
+            if len(taken) == wanted.limit:
+                break
+            bounds = limited.get(turn[2])
+            if bounds is None or gate.lets_in(turn, bounds):
+                taken.add(turn)
+                if bounds is not None or turn not in had:
+                    chosen.add(turn)
+        _take(db, _TAKE, fence, wanted, chosen)
+        gate.write(rings)
+        limits.open_lines(db, wanted.now)  # room that somebody did not use
+        if wanted.ids is not None:
+            break
+        # What was taken may be due again at once, by a lease of no length.
+        more = _turns(db, search, _LOOK + len(taken))
+        seqs = {seq for _, _, seq in taken}
+        turns = [turn for turn in more if turn[2] not in seqs][:_LOOK]
+        had.clear()
+    return sorted(taken), bool(turns) and wanted.ids is None
+
+
+def _taken(db: sqlite3.Connection, fence: int, turns: Sequence[Turn]) -> list[ReservedTask]:
+    return [
+        ReservedTask(
+            task_id, fence, name, queue, payload, attempt, crashes, max_crashes,
+            None if metadata is None else json.loads(metadata), bool(cancelled),
+        )
+        for task_id, name, queue, payload, attempt, crashes, max_crashes, metadata, cancelled
+        in db.execute(_TAKEN, (json.dumps([seq for _, _, seq in turns]),))
+    ]  # fmt: skip
+
+
+def _next_due(db: sqlite3.Connection, search: _Search) -> int | None:
+    due = [row[0] for queue in search.queues for row in db.execute(_NEXT_IN_QUEUE, (queue,))]
+    at = min((at for at in due if at is not None), default=None)
+    if at is not None and rates.may_bound(db, at):
+        at = _next_start(db, search)
+    opens_at = limits.next_opening(db, search.wanted.queues, search.paused)
+    return min((at for at in (at, opens_at) if at is not None), default=None)
+
+
+def _next_start(db: sqlite3.Connection, search: _Search) -> int:
+    """As `min(due_at)`, but a task that is due before its rate allows it counts from then on."""
+    soon = [
+        row for queue in search.queues for row in db.execute(_SOON_IN_QUEUE, (queue, _EVER, _LOOKED_AHEAD))
+    ]
+    soon = sorted(soon)[:_LOOKED_AHEAD]
+    bounds = limits.of_pending(db, [seq for _, seq in soon])
+    found = _EVER
+    for due_at, seq in soon:
+        if found <= due_at:
+            return found
+        allowed_at = limits.allowed_at(db, bounds[seq], search.wanted.now) if seq in bounds else due_at
+        found = min(found, max(due_at, allowed_at))
+    return found if len(soon) < _LOOKED_AHEAD else min(found, soon[-1][0])
