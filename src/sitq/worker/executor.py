@@ -27,12 +27,6 @@ from sitq.events import (
     TaskSucceeded,
 )
 from sitq.failure import decode_error
-<<<<<<< HEAD
-from sitq.model import Cancelled, Failed, Held, NewNote, Outcome, Released, ReservedTask, Retried, Succeeded
-from sitq.serialization import decode_call
-from sitq.task import Call, check_arguments, check_callable
-from sitq.worker.judge import expire, judge_error, judge_value, left_behind, on_last_chance, park, refuse
-=======
 from sitq.model import (
     Cancelled,
     Failed,
@@ -45,12 +39,10 @@ from sitq.model import (
     Succeeded,
     TaskId,
 )
-from sitq.rules import DEFAULT_TIMEOUT
 from sitq.serialization import decode_call
-from sitq.task import Call, check_arguments
+from sitq.task import Call, check_arguments, check_callable
 from sitq.worker.fork import end_if_forked
-from sitq.worker.judge import expire, judge_error, judge_value, on_last_chance, overrun, park, refuse
->>>>>>> life
+from sitq.worker.judge import expire, judge_error, judge_value, left_behind, on_last_chance, park, refuse
 from sitq.worker.outbox import Outbox
 from sitq.worker.run import Run, Stop
 from sitq.worker.slots import Slots
@@ -196,16 +188,11 @@ class Executor:
             if why is Stop.LOST and not run.reported:
                 run.reported = True
                 self._outbox.take(one)
-<<<<<<< HEAD
                 self._fewer.set()
-                self._announce(TaskLost, run.reserved, run.duration)
+                self._emit(TaskLost(*self._about(run.reserved), run.duration))
             if run.stop is None:
                 run.stop = why
                 run.task.cancel()
-=======
-                self._emit(TaskLost(*self._about(run.reserved), run.duration))
-            run.task.cancel()
->>>>>>> life
 
     def _start_timer(self, run: Run, span: float) -> None:
         run.timer = asyncio.get_running_loop().call_later(span, self._time_is_up, run)
@@ -217,13 +204,8 @@ class Executor:
     def _leave_behind(self, run: Run) -> None:
         """Report a run that does not stop. It keeps its slot until it ends, whatever it makes of it."""
         if not run.reported:
-<<<<<<< HEAD
             self._end_run(run, left_behind(run, self._now))
-            self._announce(TaskStuck, run.reserved, run.duration)
-=======
-            self._end_run(run, overrun(run, self._now))
             self._emit(TaskStuck(*self._about(run.reserved), run.duration))
->>>>>>> life
 
     async def drain(self, timeout: float, *, to_the_last: bool = False) -> bool:
         """Wait until nothing runs that still counts, for `timeout` seconds at most. True if nothing runs at all.
@@ -247,14 +229,7 @@ class Executor:
     def give_up(self) -> None:
         """Report what did not stop when it was cancelled. Its own outcome no longer counts."""
         for run in list(self._runs.values()):
-<<<<<<< HEAD
             self._leave_behind(run)
-=======
-            if not run.reported:
-                run.reported = True
-                self._report(Released(run.held), self._outbox.take(run.held))
-                self._emit(TaskStuck(*self._about(run.reserved), run.duration))
->>>>>>> life
             if run.task is not None:
                 run.task.cancel()  # the second one: what waits for a thread lets go of it
 
@@ -274,12 +249,8 @@ class Executor:
     async def _execute(self, run: Run, call: Call[Any], current: CurrentTask) -> None:
         # No await outside the `try`: whatever is thrown into this coroutine is judged.
         reserved = run.reserved
-<<<<<<< HEAD
-        self._announce(TaskStarted, reserved)
-=======
         if self._emit.wants(TaskStarted):
             self._emit(TaskStarted(*self._about(reserved)))
->>>>>>> life
         try:
             if on_last_chance(reserved):
                 # Without a bound: if the worker dies before the others are given back, they are lost with this one.

@@ -64,6 +64,7 @@ class Services:
             backend,
             slots=self._slots,
             congested=self._completer.congested,
+            unsettled=self._completer.unsettled,
             start=self.executor.start_all,
             idle=self.request_stop if until_idle else None,
             exhausted=self.request_stop,
@@ -82,7 +83,7 @@ class Services:
             emit=emit,
         )
         self._pruner = Pruner(config.id, backend, emit)
-        self._slots.on_free = self._fetcher.slot_freed
+        self._slots.on_free = self._completer.on_settled = self._fetcher.slot_freed
         self._loops: list[asyncio.Task[None]] = []
         self._stop_requested = asyncio.Event()
         self._hurry = asyncio.Event()
