@@ -29,6 +29,7 @@ from sitq.errors import (
     WorkerError,
     WorkerStoppedError,
 )
+from sitq.failure import ErrorInfo
 from sitq.handle import Result, SyncTaskHandle, TaskHandle
 from sitq.model import QueueStats, Stats, Status, TaskRecord
 from sitq.queue import Enqueuer, TaskQueue
@@ -52,6 +53,7 @@ __all__ = [
     "TaskRecord",
     "TaskDetails",
     "AttemptError",
+    "ErrorInfo",
     "QueueStats",
     "Stats",
     "ScheduleRecord",

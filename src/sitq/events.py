@@ -133,7 +133,7 @@ class TaskCancelled(NamedTuple):
 
 
 class TaskReleased(NamedTuple):
-    """A worker that stops gave a task back; the attempt is not counted."""
+    """A task was given back: it put itself off, or its worker stops. The attempt is not counted."""
 
     task_id: TaskId
     task: str
@@ -155,7 +155,7 @@ class TaskLost(NamedTuple):
 
 
 class TaskStuck(NamedTuple):
-    """A task did not stop when it was cancelled. It keeps its slot until it ends; its outcome no longer counts."""
+    """A task did not stop when it was to. It keeps its slot until it ends; its outcome no longer counts."""
 
     task_id: TaskId
     task: str

@@ -65,6 +65,7 @@ class Services:
             backend,
             slots=self._slots,
             congested=self._completer.congested,
+            unsettled=self._completer.unsettled,
             start=self.executor.start_all,
             idle=self.request_stop if until_idle else None,
             exhausted=self.request_stop,
@@ -84,7 +85,7 @@ class Services:
         )
         self._pruner = Pruner(config.id, backend, emit)
         self._ticker = Ticker(config.id, backend, clock, emit)
-        self._slots.on_free = self._fetcher.slot_freed
+        self._slots.on_free = self._completer.on_settled = self._fetcher.slot_freed
         self._loops: list[asyncio.Task[None]] = []
         self._stop_requested = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -193,7 +194,7 @@ class Services:
             await self._stop_loops()
             if not await self._drain_unless_hurried():
                 self.executor.release_all()
-                if not await self.executor.drain(_CANCEL_TIMEOUT):
+                if not await self.executor.drain(_CANCEL_TIMEOUT, to_the_last=True):
                     self.executor.give_up()
             self.executor.cancel_leftovers()
             await self._completer.flush(_FLUSH_TIMEOUT)
