@@ -175,10 +175,7 @@ async def test_what_concerns_some_tasks_is_found_by_id_and_written_by_row(
         ),
         "cancel": lambda db: upkeep.cancel(db, ids, now, rings),
         "requeue": lambda db: upkeep.requeue(db, ids, now, rings),
-        "prune": lambda db: (
-            db.execute(upkeep._CHOSEN, (now, 10, "[]")),
-            limits.forgo(db, [1, 2], now, rings),
-        ),
+        "prune": lambda db: db.execute(upkeep._CHOSEN, (now, 10, "[]")),
     }
 
     planner = await plan(backend, operations[verb])
