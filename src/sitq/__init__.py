@@ -2,6 +2,7 @@
 
 from sitq.backends.base import Backend
 from sitq.context import CurrentTask, current_task
+from sitq.details import AttemptError, TaskDetails
 from sitq.errors import (
     BackendConnectionError,
     BackendError,
@@ -13,6 +14,7 @@ from sitq.errors import (
     QueueError,
     QueueFullError,
     ResultExpiredError,
+    ScheduleNotFoundError,
     SitqError,
     StorageFullError,
     TaskCancelledError,
@@ -27,10 +29,12 @@ from sitq.errors import (
     WorkerError,
     WorkerStoppedError,
 )
+from sitq.failure import ErrorInfo
 from sitq.handle import Result, SyncTaskHandle, TaskHandle
 from sitq.model import QueueStats, Stats, Status, TaskRecord
 from sitq.queue import Enqueuer, TaskQueue
 from sitq.retry import RetryPolicy
+from sitq.schedules import ScheduleRecord
 from sitq.sync import SyncEnqueuer, SyncTaskQueue
 from sitq.task import Call, Task, call, task
 from sitq.verbs import Cancel, Retry, Snooze
@@ -47,8 +51,12 @@ __all__ = [
     "Result",
     "Status",
     "TaskRecord",
+    "TaskDetails",
+    "AttemptError",
+    "ErrorInfo",
     "QueueStats",
     "Stats",
+    "ScheduleRecord",
     # -- Define and run
     "task",
     "Task",
@@ -79,6 +87,7 @@ __all__ = [
     "QueueClosedError",
     "QueueFullError",
     "QueueEmptyError",
+    "ScheduleNotFoundError",
     "BackendError",
     "BackendConnectionError",
     "BackendSchemaError",

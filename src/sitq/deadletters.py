@@ -1,16 +1,19 @@
 """Tasks that ended without a result, in the mass: started again or thrown away."""
 
-from collections.abc import AsyncGenerator, Collection
+from collections.abc import AsyncGenerator, Collection, Iterable
 from dataclasses import replace
 from datetime import datetime
+from itertools import batched
+from typing import Final
 
 from sitq.backends.base import Backend
+from sitq.checks import kind
 from sitq.errors import ValidationError
 from sitq.model import Status, TaskId, TaskQuery, TaskRecord
 from sitq.query import check_task_id, task_query
 
-_BATCH = 500
-ENDED_WITHOUT_RESULT = (Status.FAILED, Status.CANCELLED)
+_BATCH: Final = 500
+ENDED_WITHOUT_RESULT: Final = (Status.FAILED, Status.CANCELLED)
 
 
 def selection(
@@ -46,17 +49,26 @@ def selection(
         if wrong:
             raise ValidationError(f"status is {wrong[0]}: only failed and cancelled tasks can be meant")
         return query
-    wanted = [ids] if isinstance(ids, str) else list(ids)
-    for task_id in wanted:
+    if not isinstance(ids, Iterable):
+        raise ValidationError(f"ids is {kind(ids)}: give the id of a task, or several of them")
+    wanted = [ids] if isinstance(ids, str) else list(dict.fromkeys(_checked(ids)))
+    return TaskQuery(ids=wanted, statuses=ENDED_WITHOUT_RESULT, limit=_BATCH)
+
+
+def _checked(ids: Iterable[TaskId]) -> Iterable[TaskId]:
+    for task_id in ids:
         check_task_id(task_id)
-    return TaskQuery(ids=wanted, statuses=ENDED_WITHOUT_RESULT, limit=max(len(wanted), 1))
+        yield task_id
 
 
 async def _pages(backend: Backend, query: TaskQuery) -> AsyncGenerator[list[TaskRecord]]:
+    """The matching tasks, a batch at a time: however many there are, no call of the storage takes long."""
+    if query.ids is not None:
+        for some in batched(query.ids, _BATCH, strict=False):
+            yield await backend.find(replace(query, ids=some))
+        return
     while page := await backend.find(query):
         yield page
-        if query.ids is not None or len(page) < query.limit:
-            return
         query = replace(query, before=page[-1].seq)
 
 
@@ -64,6 +76,7 @@ async def requeue_all(backend: Backend, query: TaskQuery) -> list[TaskRecord]:
     """Give what matches a new run, in batches. Returns those that got one, as they were."""
     done: list[TaskRecord] = []
     async for page in _pages(backend, query):
+        # What changed since it was read is the storage's to refuse.
         requeued = set(await backend.requeue([task.id for task in page]))
         done += [task for task in page if task.id in requeued]
     return done

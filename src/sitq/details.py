@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
 
+from sitq.errors import TaskSerializationError
 from sitq.failure import ErrorInfo, decode_error
 from sitq.model import Note, NoteKind, TaskRecord
 from sitq.progress import Progress, decode_progress
@@ -29,11 +30,14 @@ class TaskDetails(TaskRecord):
     """A `TaskRecord` with what its notes say.
 
     Attributes:
-        attempts_log: Every error that the task had, oldest first: the last 20 and, if it failed, the final one.
+        last_error: What the last attempt failed with, or why it is parked or was cancelled; None after a success.
+        attempts_log: Every error that the task had, oldest first: of attempts that were tried again and of runs that
+            were requeued the last 20 each, and if it has ended the one that ended it.
         progress: The last that it said of itself.
         requeued: How often it was given a new run, up to 20.
     """
 
+    last_error: ErrorInfo | None = None
     attempts_log: tuple[AttemptError, ...] = ()
     progress: Progress | None = None
     requeued: int = 0
@@ -44,17 +48,33 @@ def details(record: TaskRecord, notes: Iterable[Note]) -> TaskDetails:
     errors: list[AttemptError] = []
     progress: Progress | None = None
     requeued = 0
+    retried: tuple[int, bytes] | None = None
     for note in notes:
         if note.kind is NoteKind.PROGRESS:
             progress = decode_progress(note.data)
         elif note.kind is NoteKind.ATTEMPT:
-            errors.append(AttemptError(note.attempt, note.at, decode_error(note.data)))
+            retried = note.attempt, note.data
+            errors.append(AttemptError(note.attempt, note.at, _read(note.data)))
         elif note.kind is NoteKind.REQUEUED:
+            retried = None
             requeued += 1
             if note.data:
-                errors.append(AttemptError(note.attempt, note.at, decode_error(note.data)))
-    if record.status.finished and record.error is not None and record.finished_at is not None:
-        errors.append(AttemptError(record.attempt, record.finished_at, decode_error(record.error), last=True))
+                errors.append(AttemptError(note.attempt, note.at, _read(note.data)))
+    last_error = None if record.error is None else _read(record.error)
+    # One that was cancelled while it waited for its next attempt still has the error of the one before.
+    known_already = retried == (record.attempt, record.error)
+    if last_error is not None and record.finished_at is not None and not known_already:
+        errors.append(AttemptError(record.attempt, record.finished_at, last_error, last=True))
     plain = replace(record, payload=None, result=None, error=None)
     known = {each.name: getattr(plain, each.name) for each in fields(TaskRecord)}
-    return TaskDetails(**known, attempts_log=tuple(errors), progress=progress, requeued=requeued)
+    return TaskDetails(
+        **known, last_error=last_error, attempts_log=tuple(errors), progress=progress, requeued=requeued
+    )
+
+
+def _read(error: bytes) -> ErrorInfo:
+    """An error that somebody put there by hand, past the worker, must not hide the rest of the task."""
+    try:
+        return decode_error(error)
+    except TaskSerializationError as unreadable:
+        return ErrorInfo("unreadable", str(unreadable))

@@ -24,7 +24,8 @@ class Result[R]:
 
     Attributes:
         value: What the task returned; None unless `status` is success.
-        error: The message of what made it fail; None unless it failed.
+        error: The message of what made it fail, or of why it is parked, waits for another attempt or was cancelled;
+            None if nothing went wrong, or it succeeded in the end.
         error_type: The qualified name of the exception's class, as text.
         traceback: Where it was raised in the worker, as text, without local variables.
         attempts: How many times a worker reserved it; of a task that was given up as `worker_lost` the last

@@ -190,7 +190,7 @@ class Succeeded(NamedTuple):
 
 
 class Failed(NamedTuple):
-    """The task is given up; `error` is the encoded reason. It is kept for `keep_for` or its `result_ttl`: the longer."""
+    """The task is given up; `error` is the encoded reason. It is kept for the longer of `keep_for` and `result_ttl`."""
 
     held: Held
     error: bytes

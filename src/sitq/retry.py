@@ -148,10 +148,10 @@ def decide(
 
 def is_retryable(policy: RetryPolicy, error: BaseException) -> bool:
     """Return whether the policy retries this exception."""
-    leaves = _leaves(error)
-    if any(_is_one_of(one, policy.give_up_on) for one in (error, *leaves)):
+    held = leaves(error)
+    if any(_is_one_of(one, policy.give_up_on) for one in (error, *held)):
         return False
-    return _is_one_of(error, policy.on) or all(_is_one_of(one, policy.on) for one in leaves)
+    return _is_one_of(error, policy.on) or all(_is_one_of(one, policy.on) for one in held)
 
 
 def delay(policy: RetryPolicy, attempt: int, rng: Callable[[], float]) -> float:
@@ -183,7 +183,7 @@ def delay(policy: RetryPolicy, attempt: int, rng: Callable[[], float]) -> float:
     return span
 
 
-def _leaves(error: BaseException) -> list[BaseException]:
+def leaves(error: BaseException) -> list[BaseException]:
     """Return what a group holds, all the way down; else the exception itself."""
     found: list[BaseException] = []
     left = [error]

@@ -26,5 +26,10 @@ class RunRules(NamedTuple):
     expires_at: datetime | None = None
     keep_failed: float | None = None
 
+    @property
+    def limit(self) -> float:
+        """Seconds that one attempt may take, in any case."""
+        return DEFAULT_TIMEOUT if self.timeout is None else self.timeout
+
 
 NO_RULES: Final = RunRules()

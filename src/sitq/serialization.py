@@ -244,6 +244,8 @@ def _load_call(body: bytes) -> _Loaded | None:
     call: Call[Any] = Call(func, args, kwargs)
     if not more:
         return call, {}, NO_RULES
+    if len(more) == 2 and type(more[1]) is not tuple:
+        return None
     return call, more[0], _rules(more[1]) if len(more) == 2 else NO_RULES
 
 

@@ -19,6 +19,7 @@ from sitq import (
     SyncEnqueuer,
     SyncTaskHandle,
     SyncTaskQueue,
+    TaskDetails,
     TaskHandle,
     TaskQueue,
     TaskRecord,

@@ -1,7 +1,7 @@
 """Outcomes reach the storage in batches and in order, however long it is away."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -10,7 +10,7 @@ import pytest
 from sitq.errors import BackendError
 from sitq.events import OutcomeRefused, StorageFailed
 from sitq.failure import decode_error
-from sitq.model import Completed, Failed, Held, Outcome, Succeeded
+from sitq.model import Completed, Failed, Held, NewNote, NoteKind, Outcome, Succeeded
 from sitq.worker.completer import HIGH_WATER, MAX_BATCH, Completer
 from tests.integration.support import Gate
 from tests.support import PATIENCE
@@ -30,9 +30,11 @@ class Storage:
         self.stale: set[Held] = set()
         self.chokes_on: set[str] = set()
         self.labels: list[str] = []
+        self.notes: list[list[NewNote]] = []
 
-    async def complete(self, outcomes: list[Outcome]) -> Completed:
+    async def complete(self, outcomes: list[Outcome], *, notes: Sequence[NewNote] = ()) -> Completed:
         self.labels.append(label.get())
+        self.notes.append(list(notes))
         self.calls.append([outcome.held.id for outcome in outcomes])
         if self.gate is not None:
             await self.gate.pass_through()
@@ -272,10 +274,10 @@ async def test_one_that_cannot_be_stored_at_all_is_named_and_does_not_hold_up_th
     made = completer(storage, events.append)
     complete = storage.complete
 
-    async def choke_always(given: list[Outcome]) -> Completed:
+    async def choke_always(given: list[Outcome], *, notes: Sequence[NewNote] = ()) -> Completed:
         if any(each.held.id == "t2" for each in given):
             raise ValueError("cannot bind this value")
-        return await complete(given)
+        return await complete(given, notes=notes)
 
     monkeypatch.setattr(storage, "complete", choke_always)
     put(made, outcomes(1, 3))
@@ -304,3 +306,20 @@ async def test_a_completer_closed_before_its_first_step_can_be_used_again(storag
     put(made, outcomes(2, 2))
     assert await made.flush(PATIENCE)
     assert [each.held.id for each in storage.stored] == ["t1", "t2"]
+
+
+async def test_notes_go_along_with_their_outcome_and_again_with_each_try(
+    storage: Storage, pauses: list[float]
+) -> None:
+    storage.away = 1
+    made = completer(storage)
+    first, second = outcomes(1, 2)
+    note = NewNote(first.held, NoteKind.LOG, b"line")
+    made.put(first, [note])
+    made.put(second)
+    assert await made.flush(PATIENCE)
+    assert storage.notes == [[note], [note]]
+
+    put(made, outcomes(1, 1))
+    assert await made.flush(PATIENCE)
+    assert storage.notes[2:] == [[]]

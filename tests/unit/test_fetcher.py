@@ -86,6 +86,7 @@ class Fetching:
         self.events: list[Any] = []
         self.started: list[str] = []
         self.congested = False
+        self.unsettled = False
         self.idle = 0
         self.exhausted = 0
         settings: dict[str, Any] = {
@@ -102,6 +103,7 @@ class Fetching:
             storage,  # type: ignore[arg-type]
             slots=self.slots,
             congested=lambda: self.congested,
+            unsettled=lambda: self.unsettled,
             start=self._start,
             idle=self._on_idle if idle else None,
             exhausted=self._on_exhausted,
@@ -288,6 +290,19 @@ async def test_idle_is_told_when_nothing_is_due_and_nothing_runs() -> None:
         assert made.idle == 0  # it still runs
         made.slots.give_back()
         await bell.waited(3)
+        assert made.idle == 1
+
+
+async def test_it_is_not_idle_while_an_outcome_is_on_its_way() -> None:
+    # It may bring the task back, due at once.
+    made = Fetching(Storage(), idle=True)
+    made.unsettled = True
+    async with made.running() as bell:
+        await bell.waited(1)
+        assert made.idle == 0
+        made.unsettled = False
+        made.fetcher.slot_freed()
+        await bell.waited(2)
         assert made.idle == 1
 
 

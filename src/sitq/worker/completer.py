@@ -41,6 +41,7 @@ class Completer:
         self._stored = 0
         self._progress = asyncio.Event()
         self._writing: asyncio.Task[None] | None = None
+        self.on_settled: Callable[[], object] | None = None
 
     def put(self, outcome: Outcome, notes: Sequence[NewNote] = ()) -> None:
         """Take over an outcome, and what its task has said and is not stored yet. Returns at once."""
@@ -52,6 +53,10 @@ class Completer:
             self._writing = asyncio.get_running_loop().create_task(
                 self._write_all(), name="sitq-completer", context=Context()
             )
+
+    def unsettled(self) -> bool:
+        """True while an outcome is on its way. At the end of that `on_settled` is called."""
+        return bool(self._waiting)
 
     def congested(self) -> bool:
         """True when so much waits that no new work should be taken."""
@@ -104,6 +109,8 @@ class Completer:
         finally:
             self._writing = None
             self._tell()
+            if self.on_settled is not None:
+                self.on_settled()
 
     def _tell(self) -> None:
         self._progress.set()

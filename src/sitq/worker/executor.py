@@ -13,7 +13,6 @@ from typing import Any, Final
 
 from sitq.clock import Clock
 from sitq.context import CurrentTask, bind, running_here
-from sitq.errors import SitqError
 from sitq.events import (
     BackgroundTasksLeft,
     Events,
@@ -40,11 +39,10 @@ from sitq.model import (
     Succeeded,
     TaskId,
 )
-from sitq.rules import DEFAULT_TIMEOUT
 from sitq.serialization import decode_call
-from sitq.task import Call, check_arguments
+from sitq.task import Call, check_arguments, check_callable
 from sitq.worker.fork import end_if_forked
-from sitq.worker.judge import expire, judge_error, judge_value, on_last_chance, overrun, park, refuse
+from sitq.worker.judge import expire, judge_error, judge_value, left_behind, on_last_chance, park, refuse
 from sitq.worker.outbox import Outbox
 from sitq.worker.run import Run, Stop
 from sitq.worker.slots import Slots
@@ -106,7 +104,7 @@ class Executor:
         self._emit = emit
         self._runs: dict[Held, Run] = {}
         self._loading: tuple[list[ReservedTask], float] = ([], 0.0)
-        self._drained = asyncio.Event()
+        self._fewer = asyncio.Event()
         # Of runs that have ended: what every asyncio task that they created has inherited in its context. Nothing else
         # of them, since there are many.
         self._ended: list[CurrentTask] = []
@@ -153,12 +151,13 @@ class Executor:
             return None
         try:
             call, context, rules = decode_call(reserved.payload)
+            if (outcome := expire(reserved, rules, self._now)) is not None:
+                self._end_unrun(reserved, outcome)
+                return None
+            check_callable(call.func)
             check_arguments(call)
-        except SitqError as error:
+        except Exception as error:  # of whatever has this name by now, too
             self._end_unrun(reserved, park(reserved, error, self._now))
-            return None
-        if rules.expires_at is not None and (outcome := expire(reserved, rules, self._now)) is not None:
-            self._end_unrun(reserved, outcome)
             return None
         held = reserved.held
         run = Run(reserved, held, rules, time.monotonic(), self._outbox.put, self._emit, self._max_payload)
@@ -176,55 +175,61 @@ class Executor:
         )
         if not task.done():
             run.task = task
-            limit = DEFAULT_TIMEOUT if rules.timeout is None else rules.timeout
-            run.timer = loop.call_later(limit, self._time_is_up, run)
+            if run.timer is None and not on_last_chance(reserved):
+                self._start_timer(run, rules.limit - run.duration)
         return task
 
     def stop(self, held: Iterable[Held], why: Stop) -> None:
         """Stop these runs: coroutines are cancelled, threads can only be waited for. The first reason given counts."""
         for one in held:
             run = self._runs.get(one)
-            if run is None or run.task is None or run.stop is not None:
+            if run is None or run.task is None:
                 continue
-            run.stop = why
-            if why is Stop.LOST:
+            if why is Stop.LOST and not run.reported:
                 run.reported = True
                 self._outbox.take(one)
+                self._fewer.set()
                 self._emit(TaskLost(*self._about(run.reserved), run.duration))
-            run.task.cancel()
+            if run.stop is None:
+                run.stop = why
+                run.task.cancel()
+
+    def _start_timer(self, run: Run, span: float) -> None:
+        run.timer = asyncio.get_running_loop().call_later(span, self._time_is_up, run)
 
     def _time_is_up(self, run: Run) -> None:
         self.stop([run.held], Stop.TIMEOUT)
         run.timer = asyncio.get_running_loop().call_later(_GRACE, self._leave_behind, run)
 
     def _leave_behind(self, run: Run) -> None:
-        """Report a run that goes on after its time is up. It keeps its slot until it ends, whatever it makes of it."""
+        """Report a run that does not stop. It keeps its slot until it ends, whatever it makes of it."""
         if not run.reported:
-            self._end_run(run, overrun(run, self._now))
+            self._end_run(run, left_behind(run, self._now))
             self._emit(TaskStuck(*self._about(run.reserved), run.duration))
 
-    async def drain(self, timeout: float) -> bool:
-        """Wait until nothing runs, for `timeout` seconds at most. True if nothing does."""
+    async def drain(self, timeout: float, *, to_the_last: bool = False) -> bool:
+        """Wait until nothing runs that still counts, for `timeout` seconds at most. True if nothing runs at all.
+
+        Args:
+            to_the_last: Wait for what does not count any more, too.
+        """
         try:
             async with asyncio.timeout(timeout):
-                while self._runs:
-                    self._drained.clear()
-                    await self._drained.wait()
+                while any(to_the_last or not run.reported for run in self._runs.values()):
+                    self._fewer.clear()
+                    await self._fewer.wait()
         except TimeoutError:
-            return False
-        return True
+            pass
+        return not self._runs
 
     def release_all(self) -> None:
         """Cancel everything that runs; each reports a release."""
         self.stop(list(self._runs), Stop.RELEASE)
 
     def give_up(self) -> None:
-        """Report a release for what did not stop when it was cancelled. Its own outcome no longer counts."""
+        """Report what did not stop when it was cancelled. Its own outcome no longer counts."""
         for run in list(self._runs.values()):
-            if not run.reported:
-                run.reported = True
-                self._report(Released(run.held), self._outbox.take(run.held))
-                self._emit(TaskStuck(*self._about(run.reserved), run.duration))
+            self._leave_behind(run)
             if run.task is not None:
                 run.task.cancel()  # the second one: what waits for a thread lets go of it
 
@@ -235,6 +240,7 @@ class Executor:
 
     def _end_run(self, run: Run, outcome: Outcome) -> None:
         run.reported = True
+        self._fewer.set()
         self._report(outcome, self._outbox.take(run.held))
         self._announce_end(run.reserved, outcome, run)
 
@@ -249,6 +255,7 @@ class Executor:
             if on_last_chance(reserved):
                 # Without a bound: if the worker dies before the others are given back, they are lost with this one.
                 await self._settled()
+                self._start_timer(run, run.rules.limit)  # not before: that was no time of the task
             try:
                 value = await self._run_call(call)
             finally:
@@ -265,8 +272,7 @@ class Executor:
             self._end_run(run, outcome)
         run.task = None  # or run, task and context would hold each other until the garbage collector comes
         del self._runs[run.held]
-        if not self._runs:
-            self._drained.set()
+        self._fewer.set()
         self._slots.give_back()
         self._look_for_leftovers(current)
 

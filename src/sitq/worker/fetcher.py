@@ -30,6 +30,7 @@ class Fetcher:
         slots: Taken before reserving, so that nothing is reserved that cannot start.
         congested: True while outcomes pile up and no new work should be taken.
         start: Takes reserved tasks, and their slots with them.
+        unsettled: True while an outcome is on its way, which may bring work back.
         idle: Called when nothing is due and nothing runs; None if nobody wants to know.
         exhausted: Called when `max_tasks` have been handed over.
     """
@@ -41,6 +42,7 @@ class Fetcher:
         *,
         slots: Slots,
         congested: Callable[[], bool],
+        unsettled: Callable[[], bool],
         start: Callable[[list[ReservedTask]], object],
         idle: Callable[[], None] | None,
         exhausted: Callable[[], None],
@@ -51,6 +53,7 @@ class Fetcher:
         self._backend = backend
         self._slots = slots
         self._congested = congested
+        self._unsettled = unsettled
         self._start = start
         self._idle = idle
         self._exhausted = exhausted
@@ -70,7 +73,7 @@ class Fetcher:
         self._wake()
 
     def slot_freed(self) -> None:
-        """Look again, if it was a slot that was missing, or if this may have been the last task."""
+        """Look again, if it was a slot that was missing, or if nothing runs any more."""
         if self._full or (self._idle is not None and self._slots.unused):
             self._wake()
 
@@ -103,6 +106,8 @@ class Fetcher:
         self._full = limit == 0
         if self._full:
             return self._config.poll_interval
+        # Before the look: what comes back meanwhile is seen by the next one only.
+        quiet = self._slots.unused and not self._unsettled()
         self._slots.take(limit)
         tasks: list[ReservedTask] = []
         try:
@@ -117,7 +122,7 @@ class Fetcher:
             self._left -= len(tasks)
             if self._left == 0:
                 self._exhausted()
-        if not tasks and self._idle is not None and self._slots.unused:
+        if not tasks and self._idle is not None and quiet and self._slots.unused:
             self._idle()
         return 0.0 if len(tasks) == limit else self._pause(next_due_at)
 

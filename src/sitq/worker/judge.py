@@ -21,8 +21,8 @@ from sitq.model import (
     Retried,
     Succeeded,
 )
-from sitq.retry import decide
-from sitq.rules import DEFAULT_TIMEOUT, RunRules
+from sitq.retry import decide, leaves
+from sitq.rules import RunRules
 from sitq.serialization import encode_value
 from sitq.verbs import Cancel, Snooze, Verb
 from sitq.worker.run import Run, Stop
@@ -50,13 +50,11 @@ def expire(reserved: ReservedTask, rules: RunRules, now: Now) -> Outcome | None:
     """The outcome of a task whose `expires` has passed; None if it has not."""
     if rules.expires_at is None or now() <= rules.expires_at:
         return None
-    message = (
-        f"it was not to start after {rules.expires_at.isoformat()}, and no worker had time for it by then"
-    )
+    message = f"no attempt was to start after {rules.expires_at.isoformat()}, and attempt {reserved.attempt} would have"
     return Cancelled(reserved.held, encode_error(ErrorInfo("expired", message)))
 
 
-def park(reserved: ReservedTask, error: SitqError, now: Now) -> Outcome:
+def park(reserved: ReservedTask, error: Exception, now: Now) -> Outcome:
     """The outcome of a task that cannot be loaded here: another worker, or this one after a deploy, may know it."""
     again = now() + PARKED_FOR * random.uniform(1, 2)  # noqa: S311
     return Released(reserved.held, again, encode_error(error))
@@ -73,40 +71,46 @@ def on_last_chance(reserved: ReservedTask) -> bool:
 
 
 def judge_value(run: Run, value: Any, now: Now) -> Outcome:
-    """A run that returned has succeeded, unless it says otherwise, noticed a stop, or its value cannot be stored."""
-    if isinstance(value, Verb):
+    """A run that returned has succeeded, unless it says otherwise, noticed a stop, was too late for its time limit, or
+    its value cannot be stored.
+    """
+    # By its own class: a mock of a verb passes for one with isinstance.
+    if issubclass(type(value), Verb):
         return judge_error(run, value, now)
-    if run.stop is not None and run.noticed:
+    if run.stop is Stop.TIMEOUT or (run.stop is not None and run.noticed):
         return _stopped(run, None, now)
     try:
         return Succeeded(run.held, encode_value(value, max_payload=run.max_payload))
     except SitqError as error:
+        # Not retried, whatever the policy: the function has done its work, and would do it again to the same end.
         return _failed(run, encode_error(error))
 
 
 def judge_error(run: Run, error: BaseException, now: Now) -> Outcome:
     """A run that raised has failed, unless it said what it wants, or it was us who stopped it."""
-    if isinstance(error, Snooze):
-        return Released(run.held, now() + error.delay)
-    if isinstance(error, Cancel):
-        return Cancelled(run.held, encode_error(ErrorInfo("cancelled", error.reason)))
-    if run.stop is not None and (run.noticed or _due_to_cancellation(error)):
-        return _stopped(run, error, now)
-    return judge_failure(run, error, now)
-
-
-def overrun(run: Run, now: Now) -> Outcome:
-    """The outcome of an attempt that took too long, whether it has ended or not."""
-    limit = DEFAULT_TIMEOUT if run.rules.timeout is None else run.rules.timeout
-    return judge_failure(run, TimeoutError(f"it did not finish within its timeout of {limit:g} s"), now)
+    try:
+        if isinstance(error, Snooze):
+            return Released(run.held, now() + error.delay)
+        if isinstance(error, Cancel):
+            return Cancelled(run.held, encode_error(ErrorInfo("cancelled", error.reason)))
+        if run.stop is None or isinstance(error, Verb):
+            return judge_failure(run, error, now)
+        if run.stop is Stop.TIMEOUT or run.noticed or _due_to_cancellation(error):
+            return _stopped(run, error, now)
+        return judge_failure(run, error, now)
+    except BaseException as second:  # a verb, too, may be of any make
+        return Failed(run.held, encode_error(second))
 
 
 def judge_failure(run: Run, error: BaseException, now: Now) -> Outcome:
-    """Try again or give up, as the policy says."""
-    decision = decide(run.rules.retry, error, run.reserved.attempt, now(), random.random)
-    if decision.retry_at is not None:
-        return Retried(run.held, decision.retry_at, encode_error(error))
-    return _failed(run, encode_error(error, exhausted=decision.exhausted))
+    """Try again or give up, as the policy says. What would begin too late is given up now, and not when it is due."""
+    attempt, expires_at = run.reserved.attempt, run.rules.expires_at
+    again, exhausted = decide(run.rules.retry, error, attempt, now(), random.random)
+    if again is not None and expires_at is not None and again > expires_at:
+        again, exhausted = None, attempt > 1
+    if again is not None:
+        return Retried(run.held, again, encode_error(error))
+    return _failed(run, encode_error(error, exhausted=exhausted))
 
 
 def _failed(run: Run, error: bytes) -> Failed:
@@ -114,10 +118,17 @@ def _failed(run: Run, error: bytes) -> Failed:
     return Failed(run.held, error, DEFAULT_KEEP_FAILED if keep_for is None else timedelta(seconds=keep_for))
 
 
-def _stopped(run: Run, error: BaseException | None, now: Now) -> Outcome:
+def left_behind(run: Run, now: Now) -> Outcome:
+    """The outcome of a run that goes on although it was to stop. What it makes of it does not count any more."""
+    return _stopped(run, None, now, ", and it has not stopped since: it still runs")
+
+
+def _stopped(run: Run, error: BaseException | None, now: Now, still: str = "") -> Outcome:
     match run.stop:
         case Stop.TIMEOUT:
-            return overrun(run, now)
+            late = TimeoutError(f"it did not finish within its timeout of {run.rules.limit:g} s{still}")
+            late.__cause__ = error  # its traceback says where the time went
+            return judge_failure(run, late, now)
         case Stop.CANCEL:
             plain = error is None or isinstance(error, asyncio.CancelledError)
             return Cancelled(run.held, None if plain or error is None else encode_error(error))
@@ -125,12 +136,16 @@ def _stopped(run: Run, error: BaseException | None, now: Now) -> Outcome:
             return Released(run.held)
 
 
-def _due_to_cancellation(error: BaseException | None) -> bool:
-    """Whether it is a CancelledError or was raised while one was handled, as clean-up code and wrappers do."""
+def _due_to_cancellation(error: BaseException) -> bool:
+    """Whether it is a CancelledError, holds one, or was raised while one was handled, as clean-up code does."""
     seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        if isinstance(error, asyncio.CancelledError):
+    left = [error]
+    while left:
+        one = left.pop()
+        if isinstance(one, asyncio.CancelledError):
             return True
-        seen.add(id(error))
-        error = error.__cause__ or error.__context__
+        if id(one) not in seen:
+            seen.add(id(one))
+            behind = one.__cause__ or one.__context__
+            left += leaves(one) if behind is None else [*leaves(one), behind]
     return False

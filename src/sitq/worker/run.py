@@ -33,7 +33,7 @@ class Run:
         emit: Where they go as events.
         stop: Why it is to stop; the first reason counts.
         noticed: The task asked whether it is to stop, and was told so.
-        reported: Nothing that it does counts any more.
+        reported: Its outcome is on its way, or its lease is lost: nothing that it does counts any more.
     """
 
     reserved: ReservedTask

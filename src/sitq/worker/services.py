@@ -23,6 +23,7 @@ from sitq.worker.portrait import SelfPortrait
 from sitq.worker.run import Stop
 from sitq.worker.runners import AsyncRunner, ThreadRunner, is_coroutine_function
 from sitq.worker.slots import Slots
+from sitq.worker.ticker import Ticker
 
 _CANCEL_TIMEOUT: Final = 5.0
 """How long a cancelled task may take to clean up before it is given back without it."""
@@ -64,6 +65,7 @@ class Services:
             backend,
             slots=self._slots,
             congested=self._completer.congested,
+            unsettled=self._completer.unsettled,
             start=self.executor.start_all,
             idle=self.request_stop if until_idle else None,
             exhausted=self.request_stop,
@@ -82,7 +84,8 @@ class Services:
             emit=emit,
         )
         self._pruner = Pruner(config.id, backend, emit)
-        self._slots.on_free = self._fetcher.slot_freed
+        self._ticker = Ticker(config.id, backend, clock, emit)
+        self._slots.on_free = self._completer.on_settled = self._fetcher.slot_freed
         self._loops: list[asyncio.Task[None]] = []
         self._stop_requested = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -103,6 +106,7 @@ class Services:
             self._loops = [
                 loop.create_task(self._fetcher.run(), name="sitq-fetcher"),
                 loop.create_task(self._pruner.run(), name="sitq-pruner"),
+                loop.create_task(self._ticker.run(), name="sitq-ticker"),
             ]
             for task in self._loops:
                 task.add_done_callback(self._on_loop_end)
@@ -190,7 +194,7 @@ class Services:
             await self._stop_loops()
             if not await self._drain_unless_hurried():
                 self.executor.release_all()
-                if not await self.executor.drain(_CANCEL_TIMEOUT):
+                if not await self.executor.drain(_CANCEL_TIMEOUT, to_the_last=True):
                     self.executor.give_up()
             self.executor.cancel_leftovers()
             await self._completer.flush(_FLUSH_TIMEOUT)

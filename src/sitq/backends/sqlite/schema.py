@@ -174,7 +174,8 @@ def moment(value: int | None) -> datetime | None:
 
 def let_shrink(db: sqlite3.Connection) -> None:
     """Let an empty file give its space back later (`shrink`). To be called before anything else is written to it."""
-    db.execute("PRAGMA auto_vacuum = INCREMENTAL")
+    if db.execute("PRAGMA page_count").fetchone()[0] == 0:
+        db.execute("PRAGMA auto_vacuum = INCREMENTAL")
 
 
 def shrink(db: sqlite3.Connection) -> None:
