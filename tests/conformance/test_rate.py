@@ -206,6 +206,22 @@ async def test_the_starts_that_bound_a_waiting_task_are_not_forgotten(
     assert await reserved_ids(backend, ids=["waits"]) == ["waits"]
 
 
+async def test_starts_that_are_stored_out_of_their_order_all_count(
+    backend: Backend, clock: FakeClock
+) -> None:
+    second = timedelta(seconds=1)
+    await backend.enqueue([paced("a", 2), paced("b", 2), paced("c", 2)])
+    clock.advance(MINUTE)
+    assert await reserved_ids(backend, limit=1) == ["a"]
+    clock.advance(-second)  # its clock was read before it had to wait for who stored the first
+    assert await reserved_ids(backend, limit=1) == ["b"]
+
+    clock.advance(MINUTE - second / 2)
+    assert await reserved_ids(backend, ids=["c"]) == []
+    clock.advance(2 * second)
+    assert await reserved_ids(backend, ids=["c"]) == ["c"]
+
+
 async def test_a_long_quiet_time_saves_up_no_starts(backend: Backend, clock: FakeClock) -> None:
     await running(backend, paced(count=2))
     clock.advance(1_000 * HOUR)

@@ -27,6 +27,12 @@ ON CONFLICT (key) DO UPDATE SET
     over_at = max(over_at, ?3 + max(period, excluded.period))
 RETURNING id, starts, period
 """
+# Not before the one in front of it, whose caller may have read its clock later and been faster: by numbers and by
+# instants they come in one order.
+_NUMBERED: Final = """
+INSERT INTO sitq_starts (rate, number, at)
+VALUES (?1, ?2, max(?3, coalesce((SELECT at FROM sitq_starts WHERE rate = ?1 AND number = ?2 - 1), ?3)))
+"""
 _FIRST_WITHIN: Final = """
 SELECT number, at FROM sitq_starts WHERE rate = ? AND at > ? ORDER BY at, number LIMIT 1
 """
@@ -70,7 +76,7 @@ def room(db: sqlite3.Connection, key: str, count: int, period: int, now: int) ->
 
 def start(db: sqlite3.Connection, key: str, period: int, now: int) -> None:
     [[rate, number, widest]] = db.execute(_START, (key, period, now)).fetchall()
-    db.execute("INSERT INTO sitq_starts (rate, number, at) VALUES (?, ?, ?)", (rate, number, now))
+    db.execute(_NUMBERED, (rate, number, now))
     db.execute("DELETE FROM sitq_starts WHERE rate = ? AND at <= ?", (rate, now - widest))
 
 
