@@ -99,6 +99,7 @@ CREATE TABLE sitq_limits (
     due_at INTEGER
 ) STRICT;
 CREATE INDEX sitq_runs ON sitq_limits (concurrency_key, runs) WHERE runs = 1;
+CREATE INDEX sitq_paced ON sitq_limits (rate_key) WHERE rate_key IS NOT NULL;
 CREATE INDEX sitq_held_up ON sitq_limits (line, priority, due_at) WHERE line IS NOT NULL;
 
 CREATE TABLE sitq_lines (
