@@ -36,7 +36,10 @@ _PLAIN: Final = (None, None, None)
 
 def are_plain(tasks: Sequence[NewTask]) -> bool:
     """Whether none of these tasks has a key or a limit."""
-    return all(task[9:] == _PLAIN for task in tasks)
+    for task in tasks:  # noqa: SIM110  # a generator takes twice the time, and this is on the way of every call
+        if task[9:] != _PLAIN:
+            return False
+    return True
 
 
 def enqueue(
