@@ -46,6 +46,7 @@ def connect(path: Path, durability: Durability) -> sqlite3.Connection:
     db = sqlite3.connect(
         path, isolation_level=None, check_same_thread=False, cached_statements=256, timeout=30
     )
+    schema.let_shrink(db)
     db.execute("PRAGMA journal_mode = WAL")
     db.execute(f"PRAGMA journal_size_limit = {64 * 1024 * 1024}")
     db.execute("PRAGMA temp_store = MEMORY")

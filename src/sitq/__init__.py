@@ -14,6 +14,7 @@ from sitq.errors import (
     QueueError,
     QueueFullError,
     ResultExpiredError,
+    ScheduleNotFoundError,
     SitqError,
     StorageFullError,
     TaskCancelledError,
@@ -33,6 +34,7 @@ from sitq.handle import Result, SyncTaskHandle, TaskHandle
 from sitq.model import QueueStats, Stats, Status, TaskRecord
 from sitq.queue import Enqueuer, TaskQueue
 from sitq.retry import RetryPolicy
+from sitq.schedules import ScheduleRecord
 from sitq.sync import SyncEnqueuer, SyncTaskQueue
 from sitq.task import Call, Task, call, task
 from sitq.verbs import Cancel, Retry, Snooze
@@ -54,6 +56,7 @@ __all__ = [
     "ErrorInfo",
     "QueueStats",
     "Stats",
+    "ScheduleRecord",
     # -- Define and run
     "task",
     "Task",
@@ -84,6 +87,7 @@ __all__ = [
     "QueueClosedError",
     "QueueFullError",
     "QueueEmptyError",
+    "ScheduleNotFoundError",
     "BackendError",
     "BackendConnectionError",
     "BackendSchemaError",

@@ -113,6 +113,21 @@ class QueueFullError(QueueError):
         return type(self), (self.queue, self.limit)
 
 
+class ScheduleNotFoundError(QueueError, LookupError):
+    """No schedule has this name in this store."""
+
+    def __init__(self, name: str, near: str | None = None) -> None:
+        hint = (
+            f": did you mean {near!r}?" if near else ": it was never defined in this store, or it was removed"
+        )
+        super().__init__(f"no schedule {name!r}{hint}")
+        self.name = name
+        self.near = near
+
+    def __reduce__(self) -> tuple[type, tuple[str, str | None]]:
+        return type(self), (self.name, self.near)
+
+
 class QueueEmptyError(QueueError):
     """There was nothing to take: `process_task` found the task running elsewhere, waiting or not yet due."""
 

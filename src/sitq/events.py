@@ -8,6 +8,7 @@ import inspect
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import Context
+from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 from sitq.model import TaskId
@@ -199,6 +200,33 @@ class StorageFailed(NamedTuple):
     retry_in: float
 
 
+class TicksMissed(NamedTuple):
+    """Nobody was there for some ticks of a schedule. By its `misfire` the newest `run` of them run now, no others."""
+
+    worker: str
+    schedule: str
+    since: datetime
+    misfire: str
+    run: int
+
+
+class TickDropped(NamedTuple):
+    """A tick makes no task, because the task of an earlier one has not ended."""
+
+    worker: str
+    schedule: str
+    tick: datetime
+    holder: TaskId
+
+
+class ScheduleFailed(NamedTuple):
+    """A worker cannot use a schedule, and makes no tasks of it. Others may."""
+
+    worker: str
+    schedule: str
+    error: str
+
+
 class WorkerStarted(NamedTuple):
     """A worker begins to take tasks."""
 
@@ -239,6 +267,9 @@ type Event = (
     | OutcomeRefused
     | LoopBlocked
     | StorageFailed
+    | TicksMissed
+    | TickDropped
+    | ScheduleFailed
     | WorkerStarted
     | WorkerStopping
     | WorkerStopped
@@ -304,6 +335,17 @@ _LINES: Final[Mapping[type[Any], tuple[int, str, str]]] = {
         "worker.storage",
         "cannot {action}, trying again in {retry_in:.1f} s: {error}",
     ),
+    TicksMissed: (
+        logging.WARNING,
+        "schedule.missed",
+        "schedule {schedule} missed ticks since {since:%Y-%m-%dT%H:%M:%SZ}: by misfire={misfire}, {run} run(s) now",
+    ),
+    TickDropped: (
+        logging.INFO,
+        "schedule.dropped",
+        "schedule {schedule} drops its tick of {tick:%Y-%m-%dT%H:%M:%SZ}: task {holder} has not ended",
+    ),
+    ScheduleFailed: (logging.ERROR, "schedule.failed", "{error}"),
     WorkerStarted: (
         logging.INFO,
         "worker.started",

@@ -27,6 +27,7 @@ MIN_PRIORITY: Final = -9
 MAX_PRIORITY: Final = 9
 DEFAULT_MAX_CRASHES: Final = 3
 DEFAULT_RESULT_TTL: Final = timedelta(days=7)
+DEFAULT_KEEP_FAILED: Final = timedelta(days=30)
 
 
 class Status(StrEnum):
@@ -189,10 +190,11 @@ class Succeeded(NamedTuple):
 
 
 class Failed(NamedTuple):
-    """The task is given up; `error` is the encoded reason."""
+    """The task is given up; `error` is the encoded reason. It is kept for the longer of `keep_for` and `result_ttl`."""
 
     held: Held
     error: bytes
+    keep_for: timedelta = timedelta(0)
 
 
 class Retried(NamedTuple):

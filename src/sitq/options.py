@@ -54,6 +54,7 @@ class GivenDefaults(TypedDict, total=False):
     retry_delay: Duration | None
     timeout: Duration | None
     expires: Duration | datetime | None
+    keep_failed: Duration | None
     unique_key: str | None
     unique_until: Literal["start", "end"] | Duration | None
     debounce: Duration | None
@@ -102,6 +103,8 @@ class TaskOptions:
             attempts.
         timeout: How long one attempt may take, from 1 ms to 30 days; 24 hours if not given.
         expires: No attempt starts after it: a duration from enqueueing on, or an aware datetime.
+        keep_failed: How long the task is kept if it fails, to be looked at and requeued; 30 days if not given. Its
+            `result_ttl` counts if that is longer.
         unique_key: At most one task of a store holds a key; who enqueues a second one gets the handle of the holder.
         unique_until: The holder lets go of the key at its `"start"`, its `"end"` (if not given), or a duration after it
             was enqueued, whatever became of it. Needs `unique_key`.
@@ -136,6 +139,7 @@ class TaskOptions:
     retry_delay: timedelta | None = None
     timeout: timedelta | None = None
     expires: timedelta | datetime | None = None
+    keep_failed: timedelta | None = None
     unique_key: str | None = None
     unique_until: Until | timedelta | None = None
     debounce: timedelta | None = None
@@ -280,6 +284,7 @@ _CHECKS: Final[Mapping[str, Callable[[object], Any]]] = {
     "retry_delay": partial(to_timedelta, name="retry_delay"),
     "timeout": partial(to_timedelta, name="timeout", minimum=MIN_TIMEOUT, maximum=MAX_TIMEOUT),
     "expires": _expires,
+    "keep_failed": partial(to_timedelta, name="keep_failed"),
     "unique_key": partial(_key, name="unique_key"),
     "unique_until": _unique_until,
     "debounce": partial(to_timedelta, name="debounce", minimum=0.001),

@@ -12,6 +12,7 @@ from sitq.backends import open_backend
 from sitq.backends.base import Backend
 from sitq.checks import Duration, integer, label, seconds
 from sitq.deadletters import discard_all, requeue_all, selection
+from sitq.declared import Declared, declare, declared, schedule_name
 from sitq.details import TaskDetails, details
 from sitq.errors import QueueClosedError, TaskNotFoundError, TaskTimeoutError, ValidationError
 from sitq.events import Event, EventHandler, Events, TaskEnqueued, TaskRequeued
@@ -32,8 +33,17 @@ from sitq.model import (
     TaskTopic,
     WorkerRecord,
 )
-from sitq.options import UNSET, GivenOptions, TaskOptions
+from sitq.options import UNSET, GivenDefaults, GivenOptions, TaskOptions
 from sitq.query import check_task_id, task_query
+from sitq.schedule import Misfire, Overlap, make_schedule
+from sitq.schedules import (
+    ScheduleRecord,
+    find_schedule,
+    list_schedules,
+    remove_schedule,
+    save_schedules,
+    set_schedule_paused,
+)
 from sitq.serialization import decode_value, encode_call
 from sitq.stream import Streamed, stream
 from sitq.task import Call, Task, check_arguments, check_callable, has_parameter
@@ -61,6 +71,7 @@ class TaskQueue:
 
     Attributes:
         emitter: Hands out the events of this queue and its workers; `on` adds to it.
+        declared: The schedules that `cron` declared, by name. They are stored when the queue is opened.
 
     Raises:
         ValidationError: The URL, `max_payload` or `max_pending` is not usable.
@@ -87,20 +98,29 @@ class TaskQueue:
         self.max_payload: Final = max_payload
         self._max_pending: Final = _max_pending(max_pending)
         self.emitter: Final = Events()
+        self.declared: Final[dict[str, Declared]] = {}
         self._open = False
         self._closed = False
 
     # -- Opening and closing -----------------------------------------------------------------------
 
     async def open(self) -> None:
-        """Connect, and create or migrate the schema. Idempotent; also opens a closed queue again.
+        """Connect, create or migrate the schema, store what `cron` declared. Idempotent; opens a closed queue again.
 
         Raises:
             BackendConnectionError: The storage cannot be opened; the message says why and what to do.
         """
+        was_open = self._open
         await self.backend.open()
         self.emitter.bind()
         self._open, self._closed = True, False
+        if self.declared:
+            try:
+                await self._save(self.declared.values())
+            except BaseException:
+                if not was_open:
+                    await self.close()
+                raise
 
     async def close(self) -> None:
         """Finish what was handed over, wait up to 5 s for handlers of events, release the storage. Idempotent."""
@@ -444,6 +464,104 @@ class TaskQueue:
         """The workers that were alive within the last day; one is taken for dead when its `alive_until` has passed."""
         return await (await self._ready()).workers()
 
+    # -- What repeats ------------------------------------------------------------------------------
+
+    def cron[F: Callable[[], Any]](
+        self,
+        cron: str,
+        /,
+        *,
+        tz: str = "UTC",
+        name: str | None = None,
+        misfire: Misfire = "latest",
+        overlap: Overlap | None = None,
+        **options: Unpack[GivenDefaults],
+    ) -> Callable[[F], F]:
+        """Declare that a function runs by a cron expression: `@queue.cron("0 3 * * *", tz="Europe/Berlin")`.
+
+        It stays what it is. The schedule is stored when the queue is opened, by a worker too, and from then on any
+        worker of the store makes its tasks. A declaration that is taken out of the code leaves the schedule behind, for
+        `remove_schedule`.
+
+        Args:
+            name: What the schedule is called; `module.qualname` or the name of the `@task` by default.
+            cron, tz, misfire, overlap, options: As for `schedule`.
+
+        Raises:
+            ValidationError: The function needs arguments, another function has the name, and as for `schedule`.
+        """
+
+        def decorate(func: F) -> F:
+            given = make_schedule(
+                schedule_name(func, name), cron=cron, tz=tz, misfire=misfire, overlap=overlap
+            )
+            declare(self.declared, declared(given, Call(func, (), {}), TaskOptions(**options)))
+            return func
+
+        return decorate
+
+    async def schedule(
+        self,
+        name: str,
+        call: Call[Any],
+        *,
+        cron: str | None = None,
+        every: Duration | None = None,
+        tz: str = "UTC",
+        misfire: Misfire = "latest",
+        overlap: Overlap | None = None,
+        **options: Unpack[GivenDefaults],
+    ) -> ScheduleRecord:
+        """Make a call again and again. When this returns the schedule is stored; workers make its tasks.
+
+        One with this name is replaced. If it repeats as before it goes on where it is.
+
+        Args:
+            name: 1 to 150 characters.
+            call: `call(func, ...)`.
+            cron: Five fields, six with seconds first, or an alias such as `@daily`. Needs the extra `cron`. Where
+                clocks change, a local time that is skipped runs once, right after, and one that is repeated runs once.
+            every: Seconds or a timedelta, 1 s or more, counted from 1970-01-01 00:00 UTC. Excludes `cron`.
+            tz: Name of the time zone of `cron`.
+            misfire: Which of the ticks run that no worker was there for: the `latest`, `all` (the newest 1,000), or
+                with `skip` the latest if it is no older than 60 s.
+            overlap: What becomes of a tick while the task of an earlier one has not ended: `skip` drops it, with `wait`
+                it runs afterwards, with `allow` beside it. By default `skip`, and `wait` with `misfire="all"`.
+            options: Of the tasks, as for `@task`; they are kept for an hour at least, whatever `result_ttl` says.
+
+        Raises:
+            ValidationError: An argument is not usable; the message names it and the fix.
+            TaskSerializationError, PayloadTooLargeError, QueueClosedError, BackendError: As for `enqueue`.
+        """
+        given = make_schedule(name, cron=cron, every=every, tz=tz, misfire=misfire, overlap=overlap)
+        new = declared(given, call, TaskOptions(**options))
+        backend = await self._ready()
+        await self._save([new])
+        return await find_schedule(backend, name, datetime.now(UTC))
+
+    async def schedules(self) -> list[ScheduleRecord]:
+        """All schedules of the store, by name. Raises `ValidationError` if one cannot be read here; it says why."""
+        return await list_schedules(await self._ready(), datetime.now(UTC))
+
+    async def pause_schedule(self, name: str) -> None:
+        """Make no tasks until `resume_schedule`. Raises `ScheduleNotFoundError` for an unknown name."""
+        await set_schedule_paused(await self._ready(), name, True, datetime.now(UTC))
+
+    async def resume_schedule(self, name: str) -> None:
+        """Go on with the next tick; none counts as missed. Raises `ScheduleNotFoundError` for an unknown name."""
+        await set_schedule_paused(await self._ready(), name, False, datetime.now(UTC))
+
+    async def remove_schedule(self, name: str) -> None:
+        """Forget a schedule; tasks that it made stay. One that the code declares comes back when a queue is opened.
+
+        Raises `ScheduleNotFoundError` for an unknown name.
+        """
+        await remove_schedule(await self._ready(), name)
+
+    async def _save(self, new: Iterable[Declared]) -> None:
+        made = [(one.schedule, self._new_task(one.call, one.options)) for one in new]
+        await save_schedules(self.backend, made, datetime.now(UTC))
+
     async def _record(self, task_id: TaskId, *, with_bytes: bool = False) -> TaskRecord:
         check_task_id(task_id)
         backend = await self._ready()
@@ -484,7 +602,7 @@ class _Enqueue(Protocol):
     async def __call__[R](self, calls: Iterable[Call[R]], options: TaskOptions) -> list[TaskHandle[R]]: ...
 
 
-def _max_pending(given: object) -> int | Mapping[str, int] | None:
+def _max_pending(given: int | Mapping[str, int] | None) -> int | Mapping[str, int] | None:
     if given is None:
         return None
     if isinstance(given, Mapping):
@@ -492,7 +610,7 @@ def _max_pending(given: object) -> int | Mapping[str, int] | None:
     return _bound(given)
 
 
-def _bound(count: object) -> int:
+def _bound(count: int) -> int:
     return integer(count, "max_pending", minimum=1, maximum=2**31)
 
 

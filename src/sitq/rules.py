@@ -18,11 +18,13 @@ class RunRules(NamedTuple):
         retry: None means one attempt.
         timeout: Seconds that one attempt may take; None means `DEFAULT_TIMEOUT`.
         expires_at: No attempt starts after it, in UTC; None means never.
+        keep_failed: Seconds that the task is kept at least if it fails; None means `DEFAULT_KEEP_FAILED`.
     """
 
     retry: RetryPolicy | None = None
     timeout: float | None = None
     expires_at: datetime | None = None
+    keep_failed: float | None = None
 
     @property
     def limit(self) -> float:

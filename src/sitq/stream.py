@@ -186,7 +186,7 @@ def _parse(cursor: str) -> _Place:
         if max(place[:2]) > _LARGEST or min(place[:2]) < 0:
             raise ValueError("no position")
         return place
-    except (AttributeError, ValueError):
+    except (AttributeError, TypeError, ValueError):
         raise ValidationError(
             "after is no cursor: give the cursor of an entry that events() yielded"
         ) from None

@@ -21,8 +21,10 @@ from sitq.events import EventHandler
 from sitq.handle import Result, SyncTaskHandle, TaskHandle
 from sitq.loop import LoopThread, closed, refuse_on_loop
 from sitq.model import Stats, Status, TaskId, TaskRecord, WorkerRecord
-from sitq.options import GivenOptions
+from sitq.options import GivenDefaults, GivenOptions
 from sitq.queue import DEFAULT_MAX_PAYLOAD, DEFAULT_PATH, Enqueuer, TaskQueue
+from sitq.schedule import Misfire, Overlap
+from sitq.schedules import ScheduleRecord
 from sitq.stream import Streamed
 from sitq.task import Call
 
@@ -51,6 +53,7 @@ class SyncTaskQueue:
         self.backend: Final = self._queue.backend
         self.max_payload: Final = self._queue.max_payload
         self.emitter: Final = self._queue.emitter
+        self.declared: Final = self._queue.declared
         # Held while opening and closing. Reentrant, because a signal handler may use the queue as well.
         self._changing = threading.RLock()
         self._thread: LoopThread | None = None
@@ -257,6 +260,57 @@ class SyncTaskQueue:
     def workers(self) -> list[WorkerRecord]:
         """As `TaskQueue.workers`."""
         return self._call(self._queue.workers)
+
+    # -- What repeats ------------------------------------------------------------------------------
+
+    def cron[F: Callable[[], Any]](
+        self,
+        cron: str,
+        /,
+        *,
+        tz: str = "UTC",
+        name: str | None = None,
+        misfire: Misfire = "latest",
+        overlap: Overlap | None = None,
+        **options: Unpack[GivenDefaults],
+    ) -> Callable[[F], F]:
+        """As `TaskQueue.cron`."""
+        return self._queue.cron(cron, tz=tz, name=name, misfire=misfire, overlap=overlap, **options)
+
+    def schedule(
+        self,
+        name: str,
+        call: Call[Any],
+        *,
+        cron: str | None = None,
+        every: Duration | None = None,
+        tz: str = "UTC",
+        misfire: Misfire = "latest",
+        overlap: Overlap | None = None,
+        **options: Unpack[GivenDefaults],
+    ) -> ScheduleRecord:
+        """As `TaskQueue.schedule`."""
+        return self._call(
+            lambda: self._queue.schedule(
+                name, call, cron=cron, every=every, tz=tz, misfire=misfire, overlap=overlap, **options
+            )
+        )
+
+    def schedules(self) -> list[ScheduleRecord]:
+        """As `TaskQueue.schedules`."""
+        return self._call(self._queue.schedules)
+
+    def pause_schedule(self, name: str) -> None:
+        """As `TaskQueue.pause_schedule`."""
+        self._call(lambda: self._queue.pause_schedule(name))
+
+    def resume_schedule(self, name: str) -> None:
+        """As `TaskQueue.resume_schedule`."""
+        self._call(lambda: self._queue.resume_schedule(name))
+
+    def remove_schedule(self, name: str) -> None:
+        """As `TaskQueue.remove_schedule`."""
+        self._call(lambda: self._queue.remove_schedule(name))
 
 
 class _Reader:

@@ -19,6 +19,8 @@ READS = [
     ("tasks", "show", "t1"),
     ("tasks", "cancel", "t1"),
     ("result", "t1"),
+    ("schedules", "list"),
+    ("schedules", "pause", "s1"),
     ("doctor",),
 ]
 

@@ -55,6 +55,42 @@ async def test_kept_for_its_time_after_it_finished(
     assert await backend.get_result("a") is None
 
 
+@pytest.mark.parametrize(("result_ttl", "keep_for"), [(HOUR, timedelta(0)), (timedelta(0), HOUR)])
+async def test_a_failure_is_kept_for_the_longer_of_both_times(
+    backend: Backend, clock: FakeClock, result_ttl: timedelta, keep_for: timedelta
+) -> None:
+    held = await running(backend, new_task("a", result_ttl=result_ttl))
+    await backend.complete([Failed(held, b"error", keep_for)])
+
+    clock.advance(HOUR - MICROSECOND)
+    assert await backend.prune(10) == 0
+    clock.advance(MICROSECOND)
+    assert await backend.prune(10) == 1
+
+
+async def test_a_failure_without_a_time_is_kept_for_good(backend: Backend, clock: FakeClock) -> None:
+    held = await running(backend, new_task("a", result_ttl=None))
+    await backend.complete([Failed(held, b"error", HOUR)])
+    clock.advance(timedelta(days=10_000))
+    assert await backend.prune(10) == 0
+
+
+async def test_a_failure_that_was_requeued_and_succeeded_is_kept_as_a_result(
+    backend: Backend, clock: FakeClock
+) -> None:
+    held = await running(backend, new_task("a", result_ttl=HOUR))
+    await backend.complete([Failed(held, b"error", 10 * HOUR)])
+    await backend.requeue(["a"])
+    await finished_again(backend, "a")
+    clock.advance(HOUR)
+    assert await backend.prune(10) == 1
+
+
+async def finished_again(backend: Backend, task_id: str) -> None:
+    [task] = (await backend.reserve("w1", None, 1, HOUR, ids=[task_id])).tasks
+    await backend.complete([Succeeded(task.held, b"result")])
+
+
 async def test_what_was_cancelled_before_it_started_goes_too(backend: Backend, clock: FakeClock) -> None:
     await backend.enqueue([new_task("a", result_ttl=HOUR)])
     await backend.cancel(["a"])

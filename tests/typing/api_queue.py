@@ -19,6 +19,7 @@ from sitq import (
     SyncEnqueuer,
     SyncTaskHandle,
     SyncTaskQueue,
+    TaskDetails,
     TaskHandle,
     TaskQueue,
     TaskRecord,
@@ -158,7 +159,7 @@ async def results(queue: TaskQueue, some_id: str) -> None:
     assert_type((await queue.get_result(handle)).unwrap(), int)
     assert_type(await queue.get_result(some_id, 5), Result[Any])
     assert_type(await queue.get_status(handle), Status)
-    assert_type(await queue.get(handle), TaskRecord)
+    assert_type(await queue.get(handle), TaskDetails)
     assert_type(await queue.find(status=Status.PENDING, limit=5), list[TaskRecord])
     assert_type(await queue.find(status={Status.FAILED, Status.CANCELLED}, since=LATER), list[TaskRecord])
     assert_type(await queue.stats(), Stats)
@@ -210,7 +211,7 @@ def sync_results(queue: SyncTaskQueue, some_id: str) -> None:
     assert_type(queue.get_result(handle), Result[int])
     assert_type(queue.get_result(some_id, timeout=5), Result[Any])
     assert_type(queue.get_status(handle), Status)
-    assert_type(queue.get(some_id), TaskRecord)
+    assert_type(queue.get(some_id), TaskDetails)
     assert_type(queue.find(queue="a"), list[TaskRecord])
     assert_type(queue.stats(), Stats)
     assert_type(queue.cancel(handle), Status)

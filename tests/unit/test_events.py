@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import threading
+from datetime import UTC, datetime
 from typing import Any, get_args
 
 import pytest
@@ -35,6 +36,12 @@ FIELDS: dict[str, Any] = {
     "note": "halfway",
     "text": "opened the file",
     "value": "secret",
+    "schedule": "nightly",
+    "since": datetime(2026, 3, 1, 12, tzinfo=UTC),
+    "misfire": "latest",
+    "run": 1,
+    "tick": datetime(2026, 3, 1, 13, tzinfo=UTC),
+    "holder": "nightly@12",
 }
 RUN = "app.work[id-1] on mail, attempt 2"
 LINES = {
@@ -72,6 +79,17 @@ LINES = {
         "worker.storage",
         "cannot take tasks, trying again in 4.0 s: went wrong",
     ),
+    events.TicksMissed: (
+        "WARNING",
+        "schedule.missed",
+        "schedule nightly missed ticks since 2026-03-01T12:00:00Z: by misfire=latest, 1 run(s) now",
+    ),
+    events.TickDropped: (
+        "INFO",
+        "schedule.dropped",
+        "schedule nightly drops its tick of 2026-03-01T13:00:00Z: task nightly@12 has not ended",
+    ),
+    events.ScheduleFailed: ("ERROR", "schedule.failed", "went wrong"),
     events.WorkerStarted: (
         "INFO",
         "worker.started",

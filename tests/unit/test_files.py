@@ -222,3 +222,26 @@ def test_the_log_is_gone_after_a_clean_close(tmp_path: Path) -> None:
         _, err = process.communicate(timeout=30)
     assert process.returncode == 0, err
     assert sorted(each.name for each in tmp_path.iterdir()) == ["tasks.db", "tasks.db-lock"]
+
+
+async def test_a_file_gives_its_space_back(tmp_path: Path) -> None:
+    path = tmp_path / "tasks.db"
+    backend = SQLiteBackend(path, durability="fast")
+    await backend.open()
+    for _ in range(20):
+        await backend.enqueue([new_task(payload=os.urandom(20_000)) for _ in range(100)])
+    tasks = await everything(backend)
+    await backend.cancel([task.id for task in tasks])
+    full = pages(path)
+    while await backend.prune(100, ids=[task.id for task in tasks]):
+        pass
+    for _ in range(10):  # a part at a time
+        await backend.prune(1)
+    await backend.close()
+    assert pages(path) < full / 5
+    assert path.stat().st_size < full * 4096 / 5
+
+
+def pages(path: Path) -> int:
+    with closing(sqlite3.connect(path)) as db:
+        return int(db.execute("PRAGMA page_count").fetchone()[0])

@@ -3,6 +3,7 @@
 import copy
 import json
 import pickle
+from collections.abc import AsyncGenerator, Generator
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -18,10 +19,13 @@ from sitq.errors import (
     TaskNotFoundError,
     TaskRetryExhaustedError,
 )
+from sitq.events import TaskEnqueued
 from sitq.handle import Result, SyncTaskHandle, TaskHandle
 from sitq.model import Status
+from sitq.stream import Streamed
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+STREAMED = Streamed("0.0.pending", NOW, TaskEnqueued("id-1", "app.work", "default"))
 KINDS: list[Any] = [TaskHandle, SyncTaskHandle]
 
 

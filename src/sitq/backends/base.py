@@ -268,6 +268,8 @@ class Backend(Protocol):
     async def prune(self, limit: int, *, ids: Collection[TaskId] | None = None) -> int:
         """Delete up to `limit` finished tasks whose `result_ttl` has passed since they finished. Tells how many.
 
+        Of a failed task `keep_for` counts if it is longer. What is deleted gives its space back, soon or at once.
+
         With `ids` these finished tasks are deleted, whatever their `result_ttl`. A task that holds a unique key until
         an instant stays until then. Also forgets workers that have been dead for a day.
         """

@@ -134,7 +134,9 @@ def _as_queue(value: Any, target: str) -> TaskQueue:
         case TaskQueue():
             return value
         case SyncTaskQueue():
-            return TaskQueue(value.backend, max_payload=value.max_payload)
+            queue = TaskQueue(value.backend, max_payload=value.max_payload)
+            queue.declared.update(value.declared)
+            return queue
         case _:
             hint = f". To call it, write {target}()" if callable(value) else ""
             raise CommandError(

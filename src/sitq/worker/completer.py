@@ -13,7 +13,7 @@ from sitq.backends.base import Backend
 from sitq.errors import BackendError
 from sitq.events import Emit, OutcomeRefused, StorageFailed
 from sitq.failure import encode_error
-from sitq.model import Completed, Failed, Held, NewNote, Outcome
+from sitq.model import DEFAULT_KEEP_FAILED, Completed, Failed, Held, NewNote, Outcome
 
 MAX_BATCH: Final = 500
 HIGH_WATER: Final = 2_000
@@ -142,7 +142,9 @@ class Completer:
 
     async def _replace(self, outcome: Outcome, error: Exception) -> Completed:
         try:
-            return await self._backend.complete([Failed(outcome.held, encode_error(error))])
+            return await self._backend.complete(
+                [Failed(outcome.held, encode_error(error), DEFAULT_KEEP_FAILED)]
+            )
         except BackendError:
             raise
         except Exception as second:

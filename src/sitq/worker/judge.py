@@ -11,7 +11,16 @@ from typing import Any, Final
 
 from sitq.errors import SitqError
 from sitq.failure import ErrorInfo, encode_error
-from sitq.model import Cancelled, Failed, Outcome, Released, ReservedTask, Retried, Succeeded
+from sitq.model import (
+    DEFAULT_KEEP_FAILED,
+    Cancelled,
+    Failed,
+    Outcome,
+    Released,
+    ReservedTask,
+    Retried,
+    Succeeded,
+)
 from sitq.retry import decide, leaves
 from sitq.rules import RunRules
 from sitq.serialization import encode_value
@@ -33,7 +42,7 @@ def refuse(reserved: ReservedTask) -> Outcome | None:
             f"its worker died or lost its lease {reserved.crashes} times while running it (max_crashes is "
             f"{reserved.max_crashes}); it was not started again"
         )
-        return Failed(reserved.held, encode_error(ErrorInfo("worker_lost", message)))
+        return Failed(reserved.held, encode_error(ErrorInfo("worker_lost", message)), DEFAULT_KEEP_FAILED)
     return None
 
 
@@ -74,7 +83,7 @@ def judge_value(run: Run, value: Any, now: Now) -> Outcome:
         return Succeeded(run.held, encode_value(value, max_payload=run.max_payload))
     except SitqError as error:
         # Not retried, whatever the policy: the function has done its work, and would do it again to the same end.
-        return Failed(run.held, encode_error(error))
+        return _failed(run, encode_error(error))
 
 
 def judge_error(run: Run, error: BaseException, now: Now) -> Outcome:
@@ -101,7 +110,12 @@ def judge_failure(run: Run, error: BaseException, now: Now) -> Outcome:
         again, exhausted = None, attempt > 1
     if again is not None:
         return Retried(run.held, again, encode_error(error))
-    return Failed(run.held, encode_error(error, exhausted=exhausted))
+    return _failed(run, encode_error(error, exhausted=exhausted))
+
+
+def _failed(run: Run, error: bytes) -> Failed:
+    keep_for = run.rules.keep_failed
+    return Failed(run.held, error, DEFAULT_KEEP_FAILED if keep_for is None else timedelta(seconds=keep_for))
 
 
 def left_behind(run: Run, now: Now) -> Outcome:

@@ -23,6 +23,7 @@ from sitq.worker.portrait import SelfPortrait
 from sitq.worker.run import Stop
 from sitq.worker.runners import AsyncRunner, ThreadRunner, is_coroutine_function
 from sitq.worker.slots import Slots
+from sitq.worker.ticker import Ticker
 
 _CANCEL_TIMEOUT: Final = 5.0
 """How long a cancelled task may take to clean up before it is given back without it."""
@@ -83,6 +84,7 @@ class Services:
             emit=emit,
         )
         self._pruner = Pruner(config.id, backend, emit)
+        self._ticker = Ticker(config.id, backend, clock, emit)
         self._slots.on_free = self._fetcher.slot_freed
         self._completer.on_settled = self._fetcher.settled
         self._loops: list[asyncio.Task[None]] = []
@@ -105,6 +107,7 @@ class Services:
             self._loops = [
                 loop.create_task(self._fetcher.run(), name="sitq-fetcher"),
                 loop.create_task(self._pruner.run(), name="sitq-pruner"),
+                loop.create_task(self._ticker.run(), name="sitq-ticker"),
             ]
             for task in self._loops:
                 task.add_done_callback(self._on_loop_end)

@@ -23,6 +23,7 @@ from sitq.errors import BackendConnectionError, QueueFullError
 from sitq.model import (
     Completed,
     Enqueued,
+    Failed,
     Heartbeat,
     Held,
     NewNote,
@@ -62,6 +63,7 @@ class MemoryBackend(Backend):
         self._is_open = False
         self._tasks: dict[TaskId, TaskRecord] = {}  # oldest first
         self._result_ttls: dict[TaskId, timedelta | None] = {}
+        self._kept_failed: dict[TaskId, timedelta] = {}
         self._turns: list[_Turn] = []  # the unfinished tasks, sorted: the order of `reserve`
         self._pending: Counter[str] = Counter()  # tasks by queue
         self._keys = Keys()
@@ -165,6 +167,8 @@ class MemoryBackend(Backend):
                     if isinstance(outcome, Retried):
                         self._notes.write(task, NoteKind.ATTEMPT, outcome.error, now)
                         noted.add(task.id)
+                    if isinstance(outcome, Failed):
+                        self._kept_failed[task.id] = outcome.keep_for
                     changed.append(self._put(records.after(task, outcome, now)))
                 elif task.status is not leads_to(outcome, task.cancel_requested):
                     stale.append(outcome.held)
@@ -229,6 +233,7 @@ class MemoryBackend(Backend):
             gone = list(islice(over, limit))
             for task in gone:
                 del self._tasks[task.id], self._result_ttls[task.id]
+                self._kept_failed.pop(task.id, None)
                 self._keys.forget(task)
                 self._notes.forget(task.id)
             unfinished = (self._tasks[task_id] for *_, task_id in self._turns)
@@ -398,6 +403,8 @@ class MemoryBackend(Backend):
         if task.finished_at is None or self._keys.holds(task, now):
             return False
         ttl = self._result_ttls[task.id]
+        if ttl is not None and task.status is Status.FAILED:
+            ttl = max(ttl, self._kept_failed.get(task.id, ttl))
         return by_hand or (ttl is not None and task.finished_at + ttl <= now)
 
     def _remembered(self, now: datetime) -> list[WorkerRecord]:

@@ -85,7 +85,7 @@ def after(task: TaskRecord, outcome: Outcome, now: datetime) -> TaskRecord:
     match outcome:
         case Succeeded(_, result):
             task = replace(task, result=result, error=None)
-        case Failed(_, error) | Retried(_, _, error):
+        case Failed(error=error) | Retried(error=error):
             task = replace(task, error=error)
         case Cancelled(_, error) | Released(_, _, error):
             # Without a reason of its own it leaves the error of the attempt before.

@@ -158,6 +158,7 @@ class SQLiteBackend(Backend):
             # Changing the journal mode does not wait for other processes that are doing the same, hence the lock.
             with self._lock.held():
                 if not self._in_memory:
+                    schema.let_shrink(db)
                     db.execute("PRAGMA journal_mode = WAL")
                 db.execute(f"PRAGMA journal_size_limit = {_LOG_LIMIT}")
                 # macOS: without these a sync reaches the drive, but not what is behind the drive's cache.

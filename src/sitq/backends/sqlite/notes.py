@@ -40,7 +40,7 @@ DELETE FROM sitq_notes WHERE seq = ?1 AND kind = ?2 AND position <= (
 """
 # Each kind by itself: the index leads to those beyond a position, whatever the others are.
 _READ: Final = f"""
-SELECT position, kind, attempt, at, data FROM sitq_notes
+SELECT position, kind, attempt, at, data FROM sitq_notes INDEXED BY sitq_notes_of_task
 WHERE seq = (SELECT seq FROM sitq_tasks WHERE id = ?)
     AND kind IN ({", ".join(f"'{kind}'" for kind in NoteKind)}) AND position > ?
 ORDER BY position LIMIT ?

@@ -14,9 +14,10 @@ from sitq.backends.sqlite import limits, notes, registry, rows
 from sitq.backends.sqlite.notes import Entry, Written
 from sitq.backends.sqlite.rings import Rings
 from sitq.backends.sqlite.rows import Row
-from sitq.backends.sqlite.schema import micros
+from sitq.backends.sqlite.schema import MICROSECOND, micros
 from sitq.model import (
     Completed,
+    Failed,
     Heartbeat,
     Held,
     NewNote,
@@ -87,8 +88,8 @@ _SUCCEED_PLAIN: Final = f"{_SUCCEED} AND limited IS NULL"
 _SUCCEED_ALIKE: Final = _SUCCEED_PLAIN.replace("id = ?3", "id IN (SELECT value FROM json_each(?3))")
 _FINISH: Final = """
 UPDATE sitq_tasks SET
-    status = ?1, due_at = NULL, finished_at = ?2, expires_at = ?2 + result_ttl, error = coalesce(?3, error)
-WHERE seq = ?4
+    status = ?1, due_at = NULL, finished_at = ?2, expires_at = ?2 + max(result_ttl, ?3), error = coalesce(?4, error)
+WHERE seq = ?5
 """
 _GIVE_BACK: Final = """
 UPDATE sitq_tasks SET
@@ -165,5 +166,6 @@ def _apply(
         db.execute(_GIVE_BACK, (due_at, isinstance(outcome, Released), outcome.error, row.seq))
         rings.queues.add(row.queue)
     else:
-        db.execute(_FINISH, (status, now, outcome.error, row.seq))
+        keep_for = outcome.keep_for // MICROSECOND if isinstance(outcome, Failed) else 0
+        db.execute(_FINISH, (status, now, keep_for, outcome.error, row.seq))
         rings.tasks.append(row.id)

@@ -55,6 +55,9 @@ WITH RECURSIVE found (queue) AS (
 )
 SELECT queue FROM found WHERE queue IS NOT NULL
 """
+_IS_BOUNDED: Final = """
+SELECT EXISTS (SELECT 1 FROM sitq_paused) OR EXISTS (SELECT 1 FROM sitq_lines) OR EXISTS (SELECT 1 FROM sitq_rates)
+"""
 _NEXT_FENCE: Final = "UPDATE sitq_meta SET value = value + 1 WHERE key = 'fence' RETURNING value"
 _TAKE: Final = """
 UPDATE sitq_tasks SET
@@ -94,8 +97,11 @@ class _Search(NamedTuple):
 
 
 def reserve(db: sqlite3.Connection, wanted: Reservation, rings: Rings) -> Reserved:
-    limits.open_lines(db, wanted.now)
-    paused = registry.paused(db)
+    # Most stores have none of these: one look at three empty tables instead of one for each question about them.
+    [[is_bounded]] = db.execute(_IS_BOUNDED).fetchall()
+    if is_bounded:
+        limits.open_lines(db, wanted.now)
+    paused = registry.paused(db) if is_bounded else set[str]()
     queues = (
         [row[0] for row in db.execute(_QUEUES)] if wanted.queues is None else dict.fromkeys(wanted.queues)
     )
@@ -108,12 +114,14 @@ def reserve(db: sqlite3.Connection, wanted: Reservation, rings: Rings) -> Reserv
         [[fence]] = db.execute(_NEXT_FENCE).fetchall()
         taken = turns[: wanted.limit]
         if _take(db, _TAKE_PLAIN, fence, wanted, taken) < len(taken):
+            is_bounded = True
             taken, goes_on = _take_limited(db, search, fence, turns, rings)
         tasks = _taken(db, fence, taken)
     if len(tasks) == wanted.limit:
         return Reserved(tasks)
     # Looked for after the taking, so that what was taken counts with the end of its lease.
-    return Reserved(tasks, moment(wanted.now if goes_on else _next_due(db, search)))
+    next_due = _next_bounded if is_bounded else _next_due
+    return Reserved(tasks, moment(wanted.now if goes_on else next_due(db, search)))
 
 
 def are_reserved(db: sqlite3.Connection, worker: str, reserved: Reserved) -> bool:
@@ -197,7 +205,12 @@ def _taken(db: sqlite3.Connection, fence: int, turns: Sequence[Turn]) -> list[Re
 
 def _next_due(db: sqlite3.Connection, search: _Search) -> int | None:
     due = [row[0] for queue in search.queues for row in db.execute(_NEXT_IN_QUEUE, (queue,))]
-    at = min((at for at in due if at is not None), default=None)
+    return min((at for at in due if at is not None), default=None)
+
+
+def _next_bounded(db: sqlite3.Connection, search: _Search) -> int | None:
+    """As `_next_due` in a store with rates and lines."""
+    at = _next_due(db, search)
     if at is not None and rates.may_bound(db, at):
         at = _next_start(db, search)
     opens_at = limits.next_opening(db, search.wanted.queues, search.paused)

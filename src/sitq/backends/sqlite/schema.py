@@ -11,6 +11,8 @@ from typing import Final, overload
 from sitq.errors import BackendSchemaError
 
 VERSION: Final = 1
+_SPARE_PAGES: Final = 1_000
+_MOST_PAGES: Final = 2_000
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND: Final = timedelta(microseconds=1)
 
@@ -96,7 +98,7 @@ CREATE TABLE sitq_limits (
     priority INTEGER,
     due_at INTEGER
 ) STRICT;
-CREATE INDEX sitq_runs ON sitq_limits (concurrency_key) WHERE runs = 1;
+CREATE INDEX sitq_runs ON sitq_limits (concurrency_key, runs) WHERE runs = 1;
 CREATE INDEX sitq_held_up ON sitq_limits (line, priority, due_at) WHERE line IS NOT NULL;
 
 CREATE TABLE sitq_lines (
@@ -167,6 +169,22 @@ def moment(value: int | None) -> datetime | None: ...
 def moment(value: int | None) -> datetime | None:
     """The instant that `micros` was given; None for a column that is empty."""
     return None if value is None else _EPOCH + timedelta(microseconds=value)
+
+
+def let_shrink(db: sqlite3.Connection) -> None:
+    """Let an empty file give its space back later (`shrink`). To be called before anything else is written to it."""
+    if db.execute("PRAGMA page_count").fetchone()[0] == 0:
+        db.execute("PRAGMA auto_vacuum = INCREMENTAL")
+
+
+def shrink(db: sqlite3.Connection) -> None:
+    """Give back part of what is free. Some stays, since a store in use would ask for it again at once.
+
+    The file itself becomes smaller at the next checkpoint. One that was not made by sitq only uses its space again.
+    """
+    [[free]] = db.execute("PRAGMA freelist_count").fetchall()
+    if free > _SPARE_PAGES:
+        db.execute(f"PRAGMA incremental_vacuum({min(free - _SPARE_PAGES, _MOST_PAGES)})").fetchall()
 
 
 def migrate(db: sqlite3.Connection) -> None:

@@ -5,7 +5,7 @@ import sqlite3
 from collections.abc import Collection, Sequence
 from typing import Final
 
-from sitq.backends.sqlite import limits, notes, rates, registry, rows, unique
+from sitq.backends.sqlite import limits, notes, rates, registry, rows, schema, unique
 from sitq.backends.sqlite.notes import Entry
 from sitq.backends.sqlite.rings import Rings
 from sitq.backends.sqlite.rows import Row
@@ -92,6 +92,7 @@ def prune(db: sqlite3.Connection, now: int, limit: int, ids: Collection[TaskId] 
         db.execute(sql, (json.dumps(seqs),))
     rates.forget_over(db, now)
     registry.forget_dead(db, now)
+    schema.shrink(db)
     return len(seqs)
 
 
