@@ -2,6 +2,7 @@
 
 from sitq.backends.base import Backend
 from sitq.context import CurrentTask, current_task
+from sitq.details import AttemptError, TaskDetails
 from sitq.errors import (
     BackendConnectionError,
     BackendError,
@@ -27,10 +28,13 @@ from sitq.errors import (
     WorkerError,
     WorkerStoppedError,
 )
+from sitq.failure import ErrorInfo
 from sitq.handle import Result, SyncTaskHandle, TaskHandle
-from sitq.model import QueueStats, Stats, Status, TaskRecord
+from sitq.model import QueueStats, Stats, Status, TaskRecord, WorkerInfo, WorkerRecord
+from sitq.progress import Progress
 from sitq.queue import Enqueuer, TaskQueue
 from sitq.retry import RetryPolicy
+from sitq.stream import Streamed
 from sitq.sync import SyncEnqueuer, SyncTaskQueue
 from sitq.task import Call, Task, call, task
 from sitq.verbs import Cancel, Retry, Snooze
@@ -47,8 +51,15 @@ __all__ = [
     "Result",
     "Status",
     "TaskRecord",
+    "TaskDetails",
+    "AttemptError",
+    "ErrorInfo",
+    "Progress",
+    "Streamed",
     "QueueStats",
     "Stats",
+    "WorkerRecord",
+    "WorkerInfo",
     # -- Define and run
     "task",
     "Task",

@@ -90,7 +90,7 @@ def _queues(queues: Sequence[str] | Mapping[str, int] | None) -> tuple[str, ...]
     return names
 
 
-def _weights(queues: object) -> tuple[int, ...] | None:
+def _weights(queues: Sequence[str] | Mapping[str, int] | None) -> tuple[int, ...] | None:
     if not isinstance(queues, Mapping):
         return None
     return tuple(

@@ -479,7 +479,7 @@ class _Enqueue(Protocol):
     async def __call__[R](self, calls: Iterable[Call[R]], options: TaskOptions) -> list[TaskHandle[R]]: ...
 
 
-def _max_pending(given: object) -> int | Mapping[str, int] | None:
+def _max_pending(given: int | Mapping[str, int] | None) -> int | Mapping[str, int] | None:
     if given is None:
         return None
     if isinstance(given, Mapping):
