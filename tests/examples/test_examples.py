@@ -45,7 +45,9 @@ def promised(example: str) -> list[str]:
     return textwrap.dedent(printed).strip().splitlines()
 
 
-@pytest.mark.parametrize("example", ["quickstart", "bounded_concurrency", "failures", "sync_client"])
+@pytest.mark.parametrize(
+    "example", ["quickstart", "bounded_concurrency", "failures", "sync_client", "progress_bar", "limits"]
+)
 def test_prints_what_it_promises(example: str, tmp_path: Path) -> None:
     assert promised(example)
     assert run(example, tmp_path) == promised(example)
