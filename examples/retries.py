@@ -1,4 +1,4 @@
-"""A task that fails is tried again, one that takes too long is stopped, and what failed for good is started again by hand.
+"""A task that fails is tried again, one that takes too long is stopped, what failed for good is started again by hand.
 
     python -m examples.retries
 
@@ -30,8 +30,8 @@ async def ask() -> str:
 
 @task(max_retries=1, retry_delay=0, timeout=0.1)
 async def wait_for(path: Path) -> str:
-    while not path.exists():
-        await asyncio.sleep(0.01)
+    if not path.exists():  # noqa: ASYNC240  # nothing else runs here
+        await asyncio.Event().wait()  # for ever, if nobody stops it
     return "done"
 
 
