@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 import pytest
 
 from sitq.backends.base import Backend
-from sitq.model import Held, Outcome, Released, Retried, Succeeded
+from sitq.model import Failed, Held, Outcome, Released, Retried, Succeeded
 from tests.support import (
     ENDS,
     HOUR,
@@ -172,6 +172,54 @@ async def test_a_start_stays_counted_though_its_task_is_gone(backend: Backend, c
     assert await reserved_ids(backend) == []
     clock.advance(MINUTE)
     assert await reserved_ids(backend) == ["b"]
+
+
+async def test_tasks_that_are_requeued_long_after_are_bound_by_their_rate(
+    backend: Backend, clock: FakeClock
+) -> None:
+    names = ["a", "b", "c"]
+    for name in names:
+        held = await running(backend, paced(name, 2))
+        await backend.complete([Failed(held, b"")])
+        clock.advance(MINUTE)
+    clock.advance(HOUR)
+    await backend.prune(10)
+
+    assert await backend.requeue(names) == names
+
+    assert await reserved_ids(backend) == ["a", "b"]
+
+
+async def test_the_starts_that_bound_a_waiting_task_are_not_forgotten(
+    backend: Backend, clock: FakeClock
+) -> None:
+    await backend.enqueue([paced("waits", 2)])
+    clock.advance(HOUR)
+    await backend.prune(10)
+    second = timedelta(seconds=1)
+    for name in ("a", "b"):
+        await running(backend, paced(name, 2, period=second, priority=-1))
+        clock.advance(second)
+
+    assert await reserved_ids(backend) == []
+    clock.advance(MINUTE - 2 * second)
+    assert await reserved_ids(backend, ids=["waits"]) == ["waits"]
+
+
+async def test_starts_that_are_stored_out_of_their_order_all_count(
+    backend: Backend, clock: FakeClock
+) -> None:
+    second = timedelta(seconds=1)
+    await backend.enqueue([paced("a", 2), paced("b", 2), paced("c", 2)])
+    clock.advance(MINUTE)
+    assert await reserved_ids(backend, limit=1) == ["a"]
+    clock.advance(-second)  # its clock was read before it had to wait for who stored the first
+    assert await reserved_ids(backend, limit=1) == ["b"]
+
+    clock.advance(MINUTE - second / 2)
+    assert await reserved_ids(backend, ids=["c"]) == []
+    clock.advance(2 * second)
+    assert await reserved_ids(backend, ids=["c"]) == ["c"]
 
 
 async def test_a_long_quiet_time_saves_up_no_starts(backend: Backend, clock: FakeClock) -> None:

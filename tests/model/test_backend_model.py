@@ -1,7 +1,6 @@
-"""Random histories, compared after each step with a model that fits on a page.
+"""Random histories, compared after each step with a model that is dicts and loops (`tests/model/model.py`).
 
-The model holds one dict and knows nothing of indexes or transactions. `SITQ_MODEL_STEPS` sets how many steps each
-backend takes; a longer run than the default draws new histories each time.
+`SITQ_MODEL_STEPS` sets how many steps each backend takes; a longer run than the default draws new histories each time.
 """
 
 import asyncio
@@ -9,7 +8,6 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -26,21 +24,12 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from sitq.model import (
-    FINISHED,
-    Cancelled,
-    Failed,
-    Held,
-    NewTask,
-    Outcome,
-    Released,
-    Retried,
-    Status,
-    Succeeded,
-    TaskId,
-    TaskRecord,
-)
+from sitq.errors import QueueFullError
+from sitq.model import Held, NewNote, NoteKind, Outcome, Status, TaskId, TaskRecord, WorkerInfo
 from tests.conformance.conftest import BACKENDS, Store
+from tests.model import draws
+from tests.model.draws import Drawn
+from tests.model.model import Model, Row, essence
 from tests.support import FakeClock, everything
 
 SHORT_STEPS = 2_000
@@ -66,89 +55,6 @@ def test_every_history_agrees_with_the_model(store: Store) -> None:
     run_state_machine_as_test(lambda: Histories(store), settings=SETTINGS)
 
 
-# -- The model -------------------------------------------------------------------------------------
-
-
-@dataclass
-class Row:
-    """What a task should look like. `order` stands for `seq`, of which only the order matters."""
-
-    order: int
-    id: TaskId
-    name: str
-    queue: str
-    priority: int
-    max_crashes: int
-    payload: bytes
-    metadata: Any
-    enqueued_at: datetime
-    due_at: datetime | None
-    ttl: timedelta | None
-    status: Status = Status.PENDING
-    attempt: int = 0
-    crashes: int = 0
-    fence: int = 0
-    worker: str | None = None
-    started_at: datetime | None = None
-    finished_at: datetime | None = None
-    cancel_requested: bool = False
-    result: bytes | None = None
-    error: bytes | None = None
-
-    def end(self, status: Status, now: datetime) -> None:
-        self.status, self.due_at, self.finished_at = status, None, now
-
-
-COMPARED = [field.name for field in fields(TaskRecord) if field.name != "seq"]
-
-
-def essence(task: Row | TaskRecord) -> dict[str, Any]:
-    return {name: getattr(task, name) for name in COMPARED}
-
-
-ENDS: dict[type[Outcome], Status] = {
-    Succeeded: Status.SUCCESS,
-    Failed: Status.FAILED,
-    Cancelled: Status.CANCELLED,
-}
-
-# -- What is drawn ---------------------------------------------------------------------------------
-
-IDS = [f"task-{letter}" for letter in "abcdefghijklmnop"]  # few, so that they come again
-
-numbers = st.lists(st.integers(0, 15), max_size=4)  # of tasks or reservations, see `known` and `holds`
-queues = st.sampled_from([None, None, ["x"], ["y"], ["x", "y"], ["y", "x"], []])
-spans = st.sampled_from([0, 1, 10, 30, 90]).map(lambda seconds: timedelta(seconds=seconds))
-leases = st.sampled_from([10, 30]).map(lambda seconds: timedelta(seconds=seconds))
-result_ttls = st.sampled_from([None, timedelta(0), timedelta(0), timedelta(seconds=10)])
-workers = st.sampled_from(["w1", "w2"])
-outcomes = st.tuples(
-    st.integers(0, 15),
-    st.sampled_from([Succeeded, Failed, Cancelled, Retried, Retried, Released, Released]),
-    st.one_of(st.none(), spans),
-    st.binary(max_size=2),
-)
-
-
-@st.composite
-def new_tasks(draw: st.DrawFn) -> tuple[NewTask, timedelta | None]:
-    """A task, and how far from now it is due."""
-    task = NewTask(
-        id=draw(st.sampled_from(IDS)),
-        name=draw(st.sampled_from(["work", "größe"])),
-        payload=draw(st.binary(max_size=4)),
-        queue=draw(st.sampled_from(["x", "y"])),
-        priority=draw(st.sampled_from([-9, 0, 0, 1, 9])),
-        max_crashes=draw(st.integers(1, 3)),
-        result_ttl=draw(result_ttls),
-        metadata=draw(st.sampled_from([None, {}, {"tenant": 12, "größe": ["a", None]}])),
-    )
-    return task, draw(st.one_of(st.none(), spans, st.just(timedelta(seconds=-10))))
-
-
-# -- The histories ---------------------------------------------------------------------------------
-
-
 class Histories(RuleBasedStateMachine):
     def __init__(self, store: Store) -> None:
         super().__init__()
@@ -158,12 +64,11 @@ class Histories(RuleBasedStateMachine):
         self.folder = Path(tempfile.mkdtemp(prefix="sitq-model-"))
         self.backend = store.make(self.folder, self.clock)
         self.runner.run(self.backend.open())
-        self.rows: dict[TaskId, Row] = {}
+        self.model = Model()
         self.held: list[Held] = [Held("never", 1)]
-        self.newest_fence = 0
-        self.enqueued = 0
-        self.stale = 0
         self.ended: dict[tuple[TaskId, int], TaskRecord] = {}
+        self.last_said = self.last_position = 0
+        self.positions: dict[int, int] = {}  # of what was said, in the model's order
 
     def teardown(self) -> None:
         self.runner.run(self.backend.close())
@@ -172,71 +77,65 @@ class Histories(RuleBasedStateMachine):
 
     def known(self, numbers: list[int]) -> list[TaskId]:
         """The ids of tasks that are there, and now and then of one that is not."""
-        ids = [*self.rows, "unknown"]
+        ids = [*self.model.rows, "unknown"]
         return [ids[-1 - number % len(ids)] for number in numbers]
 
     def hold(self, number: int) -> Held:
         """Mostly a reservation that is current; else any that was ever made, the newest first."""
-        running = [Held(row.id, row.fence) for row in self.rows.values() if row.status is Status.RUNNING]
+        running = self.model.running()
         if number < 10 and running:
             return running[number % len(running)]
         return self.held[-1 - number % len(self.held)]
 
-    def current(self, held: Held) -> Row | None:
-        row = self.rows.get(held.id)
-        return row if row is not None and row.fence == held.fence else None
+    def said(self, drawn: list[tuple[int, NoteKind, bytes, int]]) -> list[NewNote]:
+        return [
+            NewNote(self.hold(number), kind, data)
+            for number, kind, data, times in drawn
+            for _ in range(times)
+        ]
 
     # -- Verbs --
 
-    @initialize(tasks=st.lists(new_tasks(), min_size=2, max_size=6))
-    def something_to_do(self, tasks: list[tuple[NewTask, timedelta | None]]) -> None:
-        self.enqueue(tasks)
+    @initialize(tasks=st.lists(draws.new_tasks(), min_size=2, max_size=6))
+    def something_to_do(self, tasks: list[Drawn]) -> None:
+        self.enqueue(tasks, {})
 
-    @rule(tasks=st.lists(new_tasks(), max_size=4))
-    def enqueue(self, tasks: list[tuple[NewTask, timedelta | None]]) -> None:
+    @rule(tasks=st.lists(draws.new_tasks(), max_size=4), room=draws.room)
+    def enqueue(self, tasks: list[Drawn], room: dict[str, int]) -> None:
         now = self.clock.now()
-        batch, expected = [], []
-        for drawn, delay in tasks:
-            task = NewTask(
-                drawn.id, drawn.name, drawn.payload, drawn.queue, drawn.priority,
-                None if delay is None else now + delay, drawn.max_crashes, drawn.result_ttl, drawn.metadata,
-            )  # fmt: skip
-            batch.append(task)
-            expected.append((task.id, task.id not in self.rows))
-            if task.id not in self.rows:
-                self.enqueued += 1
-                self.rows[task.id] = Row(
-                    self.enqueued, task.id, task.name, task.queue, task.priority, task.max_crashes, task.payload,
-                    task.metadata, now, task.due_at or now, task.result_ttl,
-                )  # fmt: skip
+        batch = [drawn.at(now) for drawn in tasks]
+        batch = [
+            task._replace(rate=None) if task.rate and not self.model.looks_back(task.rate, now) else task
+            for task in batch
+        ]
+        expected = self.model.enqueue(batch, room, now)
 
-        assert self.runner.run(self.backend.enqueue(batch)) == expected
+        if isinstance(expected, str):
+            with pytest.raises(QueueFullError) as raised:
+                self.runner.run(self.backend.enqueue(batch, max_pending=room))
+            assert (raised.value.queue, raised.value.limit) == (expected, room[expected])
+        else:
+            assert self.runner.run(self.backend.enqueue(batch, max_pending=room or None)) == expected
 
     @rule(
-        worker=workers,
-        queues=queues,
+        worker=draws.workers,
+        queues=draws.queues,
         limit=st.integers(0, 5),
-        lease=leases,
-        chosen=st.one_of(st.none(), st.none(), numbers),
+        lease=draws.leases,
+        chosen=st.one_of(st.none(), st.none(), draws.numbers),
     )
     def reserve(
         self, worker: str, queues: list[str] | None, limit: int, lease: timedelta, chosen: list[int] | None
     ) -> None:
         ids = None if chosen is None else self.known(chosen)
         now = self.clock.now()
-        asked = [row for row in self.rows.values() if row.due_at and (queues is None or row.queue in queues)]
-        due = [row for row in asked if row.due_at <= now and (ids is None or row.id in ids)]
-        due = sorted(due, key=lambda row: (row.priority, row.due_at, row.order))[:limit]
+        expected = self.model.reserve(worker, queues, ids, limit, now, lease)
 
         tasks, next_due_at = self.runner.run(self.backend.reserve(worker, queues, limit, lease, ids=ids))
 
-        assert [task.id for task in tasks] == [row.id for row in due]
-        for task, row in zip(tasks, due, strict=True):
-            assert task.fence > self.newest_fence
-            row.crashes += row.status is Status.RUNNING
-            row.attempt += 1
-            row.status, row.fence, row.worker = Status.RUNNING, task.fence, worker
-            row.started_at, row.due_at = now, now + lease
+        assert [task.id for task in tasks] == [row.id for row in expected]
+        for task, row in zip(tasks, expected, strict=True):
+            self.model.take(row, task)
             assert (task.attempt, task.crashes, task.max_crashes) == (
                 row.attempt,
                 row.crashes,
@@ -244,111 +143,146 @@ class Histories(RuleBasedStateMachine):
             )
             assert (task.payload, task.metadata, task.name) == (row.payload, row.metadata, row.name)
             assert (task.queue, task.cancel_requested) == (row.queue, row.cancel_requested)
-        self.newest_fence = max([self.newest_fence, *(task.fence for task in tasks)])
+        self.model.newest_fence = max([self.model.newest_fence, *(task.fence for task in tasks)])
         self.held += [task.held for task in tasks]
         if len(tasks) == limit:
             assert next_due_at is None
         elif ids is None:
-            assert next_due_at == min((row.due_at for row in asked), default=None)
+            self.is_in_time(next_due_at, queues, now)
 
-    @rule(worker=workers, numbers=numbers, lease=leases)
-    def heartbeat(self, worker: str, numbers: list[int], lease: timedelta) -> None:
+    def is_in_time(self, next_due_at: datetime | None, queues: list[str] | None, now: datetime) -> None:
+        """To look again too early costs a look; too late, and a task waits for nothing."""
+        rows = self.model.unfinished(queues)
+        opens_at = min((at for row in rows if (at := self.model.opens_at(row))), default=None)
+        assert next_due_at is None or next_due_at > now
+        assert opens_at is None or (next_due_at is not None and next_due_at <= opens_at)
+        if not any(row.rate or row.concurrency for row in rows):
+            assert next_due_at == opens_at
+
+    @rule(
+        worker=draws.workers,
+        numbers=draws.numbers,
+        lease=st.one_of(draws.leases, draws.leases, st.just(timedelta(0))),
+        drawn=draws.notes,
+        info=st.one_of(st.none(), draws.infos),
+    )
+    def heartbeat(
+        self, worker: str, numbers: list[int], lease: timedelta, drawn: Any, info: WorkerInfo | None
+    ) -> None:
+        now = self.clock.now()
         held = [self.hold(number) for number in numbers]
-        running = {
-            hold: row
-            for hold in held
-            if (row := self.current(hold)) is not None and row.status is Status.RUNNING
-        }
+        running = {hold: row for hold in held if (row := self.model.current(hold, running=True))}
+        notes = self.said(drawn)
 
-        answer = self.runner.run(self.backend.heartbeat(worker, held, lease))
+        answer = self.runner.run(self.backend.heartbeat(worker, held, lease, notes=notes, info=info))
 
         assert answer.lost == set(held) - running.keys()
         assert answer.cancelled == {hold for hold, row in running.items() if row.cancel_requested}
         for row in running.values():
-            row.due_at = self.clock.now() + lease
+            row.due_at = now + lease
+        self.model.write_all(notes, now)
+        self.model.see(worker, info, now, lease)
 
-    @rule(drawn=st.lists(outcomes, max_size=5))
-    def complete(self, drawn: list[tuple[int, type[Outcome], timedelta | None, bytes]]) -> None:
+    @rule(drawn=st.lists(draws.outcomes, max_size=5), said=draws.notes)
+    def complete(self, drawn: list[tuple[int, type[Outcome], timedelta | None, bytes]], said: Any) -> None:
         now = self.clock.now()
-        outcomes: list[Outcome] = []
-        stale = []
-        holds = [
-            self.hold(number) for number, *_ in drawn
-        ]  # before anything ends: one may come twice in a batch
-        for held, (_, kind, delay, data) in zip(holds, drawn, strict=True):
-            at = now + (delay or timedelta(0))
-            outcome: Outcome
-            if kind is Retried:
-                outcome = Retried(held, at, data)
-            elif kind is Released:
-                outcome = Released(held, None if delay is None else at)
-            elif kind is Cancelled:
-                outcome = Cancelled(held, data or None)
-            else:
-                outcome = kind(held, data)
-            outcomes.append(outcome)
-            if not self.apply(outcome, now, at):
-                stale.append(held)
+        # Before anything ends: one may come twice in a batch.
+        holds = [self.hold(number) for number, *_ in drawn]
+        outcomes = [
+            draws.outcome(kind, held, None if delay is None else now + delay, now, data)
+            for held, (_, kind, delay, data) in zip(holds, drawn, strict=True)
+        ]
+        notes = self.said(said)
+        self.model.write_all(notes, now)
+        stale = [outcome.held for outcome in outcomes if not self.model.apply(outcome, now)]
 
-        answer = self.runner.run(self.backend.complete(outcomes))
+        answer = self.runner.run(self.backend.complete(outcomes, notes=notes))
 
         assert (answer.accepted, list(answer.stale)) == (len(outcomes) - len(stale), stale)
-        self.stale += len(stale)
+        self.model.stale += len(stale)
 
-    def apply(self, outcome: Outcome, now: datetime, at: datetime) -> bool:
-        """Whether the outcome is accepted; if so, and it is news, what it does to the row."""
-        row = self.current(outcome.held)
-        if row is None:
-            return False
-        leads_to = ENDS.get(type(outcome), Status.CANCELLED if row.cancel_requested else Status.PENDING)
-        if row.status is not Status.RUNNING:
-            return row.status is leads_to
-        if isinstance(outcome, Succeeded):
-            row.result, row.error = outcome.result, None
-        elif not isinstance(outcome, Released) and outcome.error is not None:
-            row.error = outcome.error
-        if leads_to in FINISHED:
-            row.end(leads_to, now)
-        else:
-            row.status, row.due_at, row.worker, row.started_at = leads_to, at, None, None
-            row.attempt -= isinstance(outcome, Released)
-        return True
-
-    @rule(numbers=numbers)
+    @rule(numbers=draws.numbers)
     def cancel(self, numbers: list[int]) -> None:
         ids = self.known(numbers)
-        rows = [self.rows[task_id] for task_id in set(ids) & self.rows.keys()]
-        for row in rows:
-            if row.status is Status.RUNNING:
-                row.cancel_requested = True
-            elif row.status is Status.PENDING:
-                row.end(Status.CANCELLED, self.clock.now())
+        expected = self.model.cancel(ids, self.clock.now())
 
-        assert self.runner.run(self.backend.cancel(ids)) == {row.id: row.status for row in rows}
+        assert self.runner.run(self.backend.cancel(ids)) == expected
 
-    @rule(limit=st.integers(0, 3))
-    def prune(self, limit: int) -> None:
+    @rule(numbers=draws.numbers)
+    def requeue(self, numbers: list[int]) -> None:
         now = self.clock.now()
-        expired = {
-            row.id
-            for row in self.rows.values()
-            if row.finished_at is not None and row.ttl is not None and row.finished_at + row.ttl <= now
-        }
+        ended = [row for row in self.model.rows.values() if row.status in (Status.FAILED, Status.CANCELLED)]
+        ids = [*self.known(numbers[:1]), *(ended[number % len(ended)].id for number in numbers[1:] if ended)]
+        ids = [task_id for task_id in ids if self.may_be_requeued(self.model.rows.get(task_id), now)]
+        expected = self.model.requeue(ids, now)
 
-        pruned = self.runner.run(self.backend.prune(limit))
+        assert self.runner.run(self.backend.requeue(ids)) == expected
+
+        for task_id in expected:
+            self.ended.pop((task_id, self.model.rows[task_id].order), None)
+
+    def may_be_requeued(self, row: Row | None, now: datetime) -> bool:
+        return row is None or row.rate is None or self.model.looks_back(row.rate, now)
+
+    @rule(limit=st.integers(0, 3), chosen=st.one_of(st.none(), st.none(), draws.numbers))
+    def prune(self, limit: int, chosen: list[int] | None) -> None:
+        ids = None if chosen is None else self.known(chosen)
+        expected = self.model.may_go(ids, self.clock.now())
+
+        pruned = self.runner.run(self.backend.prune(limit, ids=ids))
 
         # Which of them go first is up to the backend.
-        gone = self.rows.keys() - {task.id for task in self.runner.run(everything(self.backend))}
-        assert gone <= expired
-        assert len(gone) == pruned == min(limit, len(expired))
+        gone = self.model.rows.keys() - {task.id for task in self.runner.run(everything(self.backend))}
+        assert gone <= expected
+        assert len(gone) == pruned == min(limit, len(expected))
         for task_id in gone:
-            del self.rows[task_id]
+            del self.model.rows[task_id]
+            assert self.runner.run(self.backend.notes(task_id)) == []
+
+    @rule(queue=st.sampled_from(["x", "y", "empty"]), paused=st.booleans())
+    def set_paused(self, queue: str, paused: bool) -> None:
+        self.runner.run(self.backend.set_paused(queue, paused))
+
+        (self.model.paused.add if paused else self.model.paused.discard)(queue)
+
+    @rule(documents=draws.documents, prefix=draws.prefixes)
+    def save_and_load(self, documents: dict[str, bytes | None], prefix: str) -> None:
+        self.runner.run(self.backend.save(documents))
+
+        for name, data in documents.items():
+            self.model.documents.pop(name, None)
+            if data is not None:
+                self.model.documents[name] = data
+        expected = {name: data for name, data in self.model.documents.items() if name.startswith(prefix)}
+        assert list(self.runner.run(self.backend.load(prefix)).items()) == sorted(expected.items())
+
+    @rule(number=st.integers(0, 15), beyond=st.integers(0, 5), limit=st.integers(0, 5))
+    def read_on(self, number: int, beyond: int, limit: int) -> None:
+        [task_id] = self.known([number])
+        notes = self.model.rows[task_id].notes if task_id in self.model.rows else []
+        after = self.positions[notes[beyond].order] if beyond < len(notes) else 0
+        left = notes[beyond + 1 :] if beyond < len(notes) else notes
+
+        found = self.runner.run(self.backend.notes(task_id, after=after, limit=limit))
+
+        assert [note.position for note in found] == [self.positions[note.order] for note in left[:limit]]
 
     # -- What happens around it --
 
-    @rule(span=spans)
+    @rule(span=draws.steps)
     def time_passes(self, span: timedelta) -> None:
         self.clock.advance(span)
+
+    @rule(queues=draws.queues)
+    def an_idle_worker_sleeps(self, queues: list[str] | None) -> None:
+        """Take all there is, then sleep until the storage says that there is more: what is held up comes back."""
+        self.reserve("w1", queues, 100, timedelta(seconds=30), None)
+        next_due_at = self.runner.run(
+            self.backend.reserve("w1", queues, 100, timedelta(seconds=30))
+        ).next_due_at
+        if next_due_at is not None:
+            self.clock.advance(next_due_at - self.clock.now())
+            self.reserve("w2", queues, 100, timedelta(seconds=30), None)
 
     @precondition(lambda self: self.store.survives_close)
     @rule()
@@ -382,37 +316,59 @@ class Histories(RuleBasedStateMachine):
     def the_tasks_are_those_of_the_model(self) -> None:
         stored = self.runner.run(everything(self.backend))
 
-        expected = sorted(self.rows.values(), key=lambda row: -row.order)
+        expected = sorted(self.model.rows.values(), key=lambda row: -row.order)
         assert [essence(task) for task in stored] == [essence(row) for row in expected]
         seqs = [task.seq for task in stored]
         assert seqs == sorted(set(seqs), reverse=True)
 
         for task in stored:
             assert (task.due_at is None) is task.status.finished is (task.finished_at is not None)
-            assert task.fence <= self.newest_fence
+            assert task.fence <= self.model.newest_fence
             if task.status is Status.RUNNING:
                 assert task.attempt >= 1
                 assert task.worker is not None
             if task.status.finished:
-                assert self.ended.setdefault((task.id, self.rows[task.id].order), task) == task
+                assert self.ended.setdefault((task.id, self.model.rows[task.id].order), task) == task
 
     @invariant()
     def the_numbers_are_those_of_the_model(self) -> None:
+        rows = self.model.rows.values()
+        now = self.clock.now()
+
         stats = self.runner.run(self.backend.stats())
 
         counted = {
             (queue.queue, status): n for queue in stats.queues for status, n in queue.counts.items() if n
         }
-        assert counted == Counter((row.queue, row.status) for row in self.rows.values())
-        assert stats.stale_outcomes == self.stale
-        now = self.clock.now()
+        assert counted == Counter((row.queue, row.status) for row in rows)
+        assert stats.stale_outcomes == self.model.stale
+        assert {queue.queue for queue in stats.queues if queue.paused} == self.model.paused
         for queue in stats.queues:
-            overdue = [
-                row.due_at
-                for row in self.rows.values()
-                if row.queue == queue.queue
-                and row.status is Status.PENDING
-                and row.due_at
-                and row.due_at <= now
-            ]
+            pending = [row for row in rows if row.queue == queue.queue and row.status is Status.PENDING]
+            overdue = [row.due_at for row in pending if row.due_at and row.due_at <= now]
             assert queue.oldest_due_at == min(overdue, default=None)
+
+    @invariant()
+    def the_notes_are_those_of_the_model(self) -> None:
+        """Only of tasks that have a new one; of all of them when `prune` and `read_on` look."""
+        found: dict[int, int] = {}  # position by the model's order
+        for row in self.model.rows.values():
+            if not row.notes or row.notes[-1].order <= self.last_said:
+                continue
+            notes = self.runner.run(self.backend.notes(row.id))
+            assert [note[1:] for note in notes] == [said[1:] for said in row.notes]
+            found |= {said.order: note.position for said, note in zip(row.notes, notes, strict=True)}
+        new = {order: position for order, position in sorted(found.items()) if order > self.last_said}
+        assert all(self.positions[order] == at for order, at in found.items() if order <= self.last_said)
+        assert list(new.values()) == sorted(set(new.values()))
+        assert all(position > self.last_position for position in new.values())
+        self.positions |= new
+        self.last_said = self.model.said
+        self.last_position = max([self.last_position, *new.values()])
+
+    @invariant()
+    def the_workers_are_those_of_the_model(self) -> None:
+        now = self.clock.now()
+        alive = [one for one in self.model.workers.values() if now < one.alive_until + timedelta(days=1)]
+
+        assert self.runner.run(self.backend.workers()) == alive

@@ -202,6 +202,7 @@ class MemoryBackend(Backend):
             for task in self._known(ids):
                 if task.status in (Status.FAILED, Status.CANCELLED) and self._keys.take(task, now):
                     self._notes.write(task, NoteKind.REQUEUED, task.error or b"", now)
+                    self._limits.expect(task)
                     again.append(self._put(records.requeued(task, now)))
         self._bells.ring_tasks(task.id for task in again)
         self._ring_queues(task.queue for task in again)

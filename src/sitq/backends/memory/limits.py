@@ -15,7 +15,7 @@ class Limits:
         self._starts: dict[str, _Starts] = {}
 
     def expect(self, task: TaskRecord) -> None:
-        """A task was stored: starts are remembered for as long as its rate looks back, from now on."""
+        """A task was stored or requeued: starts are remembered for as long as its rate looks back, from now on."""
         if task.rate is not None:
             self._of(task.rate).widen(task.rate.period)
 

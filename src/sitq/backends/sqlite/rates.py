@@ -6,10 +6,15 @@ when the next one is allowed, takes two seeks, however many there are.
 
 import json
 import sqlite3
+from datetime import timedelta
 from typing import Final, NamedTuple
+
+from sitq.backends.sqlite.schema import MICROSECOND
 
 _MOST_FORGOTTEN: Final = 1_000
 """How many rates one call forgets."""
+_LOOKED_AT_AGAIN: Final = timedelta(hours=1) // MICROSECOND
+"""After how long, when a rate could not be forgotten."""
 
 _EXPECT: Final = """
 INSERT INTO sitq_rates (key, period, over_at) VALUES (?, ?, ?)
@@ -22,9 +27,20 @@ ON CONFLICT (key) DO UPDATE SET
     over_at = max(over_at, ?3 + max(period, excluded.period))
 RETURNING id, starts, period
 """
+# Not before the one in front of it, whose caller may have read its clock later and been faster: by numbers and by
+# instants they come in one order.
+_NUMBERED: Final = """
+INSERT INTO sitq_starts (rate, number, at)
+VALUES (?1, ?2, max(?3, coalesce((SELECT at FROM sitq_starts WHERE rate = ?1 AND number = ?2 - 1), ?3)))
+"""
 _FIRST_WITHIN: Final = """
 SELECT number, at FROM sitq_starts WHERE rate = ? AND at > ? ORDER BY at, number LIMIT 1
 """
+_OVER: Final = """
+SELECT id, EXISTS (SELECT 1 FROM sitq_limits INDEXED BY sitq_paced WHERE rate_key = sitq_rates.key)
+FROM sitq_rates INDEXED BY sitq_rates_over WHERE over_at <= ? LIMIT ?
+"""
+_KEEP: Final = "UPDATE sitq_rates SET over_at = ? WHERE id IN (SELECT value FROM json_each(?))"
 _AT: Final = "SELECT at FROM sitq_starts WHERE rate = ? AND number >= ? ORDER BY number LIMIT 1"
 
 
@@ -60,16 +76,19 @@ def room(db: sqlite3.Connection, key: str, count: int, period: int, now: int) ->
 
 def start(db: sqlite3.Connection, key: str, period: int, now: int) -> None:
     [[rate, number, widest]] = db.execute(_START, (key, period, now)).fetchall()
-    db.execute("INSERT INTO sitq_starts (rate, number, at) VALUES (?, ?, ?)", (rate, number, now))
+    db.execute(_NUMBERED, (rate, number, now))
     db.execute("DELETE FROM sitq_starts WHERE rate = ? AND at <= ?", (rate, now - widest))
 
 
 def forget_over(db: sqlite3.Connection, now: int) -> None:
-    """Drop the rates whose starts bound nobody any more."""
-    over = [
-        row[0]
-        for row in db.execute("SELECT id FROM sitq_rates WHERE over_at <= ? LIMIT ?", (now, _MOST_FORGOTTEN))
-    ]
+    """Drop the rates that no task has any more and whose starts bound nobody.
+
+    One that is dropped too early knows the period of those tasks no more, and forgets the starts that bound them.
+    """
+    found = db.execute(_OVER, (now, _MOST_FORGOTTEN)).fetchall()
+    over = [rate for rate, in_use in found if not in_use]
     for table, column in (("sitq_starts", "rate"), ("sitq_rates", "id")):
         sql = f"DELETE FROM {table} WHERE {column} IN (SELECT value FROM json_each(?))"
         db.execute(sql, (json.dumps(over),))
+    # Out of the way of the next calls.
+    db.execute(_KEEP, (now + _LOOKED_AT_AGAIN, json.dumps([rate for rate, in_use in found if in_use])))
