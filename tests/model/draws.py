@@ -119,4 +119,6 @@ def outcome(kind: type[Outcome], held: Held, at: datetime | None, now: datetime,
         return Released(held, at, data or None)
     if kind is Cancelled:
         return Cancelled(held, data or None)
-    return Succeeded(held, data) if kind is Succeeded else Failed(held, data)
+    if kind is Succeeded:
+        return Succeeded(held, data)
+    return Failed(held, data) if at is None else Failed(held, data, at - now)
