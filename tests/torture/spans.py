@@ -55,9 +55,7 @@ def _running_at_once(history: History) -> Iterator[str]:
 
 def _overlap(spans: Iterable[Span]) -> set[str]:
     """The tasks of the moment at which most spans lie. One that ends then is not there any more."""
-    events = sorted(
-        event for span in spans for event in ((span.since, 1, span.id), (span.until, 0, span.id))
-    )
+    events = sorted(event for span in spans for event in ((span.since, 1, span.id), (span.until, 0, span.id)))
     now: set[str] = set()
     most: set[str] = set()
     for _, begins, task_id in events:

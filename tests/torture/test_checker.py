@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.torture.checker import Final, History, Ran, Reported, Reserved, Seen, check
+from tests.torture.checker import check
+from tests.torture.entries import Final, History, Ran, Reported, Reserved, Seen
 from tests.torture.history import Journal, whole_lines
 
 
