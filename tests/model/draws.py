@@ -52,7 +52,8 @@ notes = st.lists(
     ),
     max_size=3,
 )
-room = st.one_of(st.just({}), st.dictionaries(st.sampled_from(["x", "y"]), st.integers(0, 5)))
+no_bound: dict[str, int] = {}
+room = st.one_of(st.just(no_bound), st.dictionaries(st.sampled_from(["x", "y"]), st.integers(0, 5)))
 infos = st.builds(
     WorkerInfo,
     host=st.sampled_from(["here", "größe"]),

@@ -229,7 +229,7 @@ class Model:
         now: datetime, lease: timedelta,
     ) -> list[Row]:  # fmt: skip
         """The tasks that are handed out, as they are then except for their fences."""
-        taken = []
+        taken: list[Row] = []
         for row in self.unfinished(queues):
             at = self.opens_at(row)
             if len(taken) < limit and at is not None and at <= now and (ids is None or row.id in ids):

@@ -114,7 +114,7 @@ async def produce(folder: Path, seed: int) -> None:
         while True:
             try:
                 for calls, options in _batches(rng, str(folder)):
-                    handles = await queue.options(**options).enqueue_many(calls)
+                    handles: list[Any] = await queue.options(**options).enqueue_many(calls)
                     journal.write(*map(Acknowledged, handles))
                 await _look(queue, journal)
             except SitqError:

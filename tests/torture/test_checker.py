@@ -1,6 +1,7 @@
 """The judge has to be judged: each broken promise, one at a time, must be noticed."""
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,14 @@ def add(name: str, entry: Any) -> Any:
     return lambda history: getattr(history, name).append(entry)
 
 
+def in_turn(*changes: Callable[[History], None]) -> Callable[[History], None]:
+    def apply(history: History) -> None:
+        for one in changes:
+            one(history)
+
+    return apply
+
+
 def change(name: str, task_id: str, fence: int, **changed: Any) -> Any:
     """Change the entries of one reservation."""
 
@@ -160,10 +169,10 @@ BROKEN = {
     "a finished task changes": (add("seen", Seen("a", "failed", 4)), "was failed under fence 4"),
     "a finished task runs again": (add("seen", Seen("a", "success", 1)), "was success under fence 1"),
     "too many runs": (
-        lambda history: (
-            history.reserved.append(Reserved("b", 3, 2, 1))
-            or history.ran.append(Ran("b", 2, "b2"))
-            or (history.sent.remove(Sent("b", 5, "Failed")))
+        in_turn(
+            add("reserved", Reserved("b", 3, 2, 1)),
+            add("ran", Ran("b", 2, "b2")),
+            lambda history: history.sent.remove(Sent("b", 5, "Failed")),
         ),
         "ran 2 times without an end, and 1 crashes",
     ),
@@ -190,9 +199,7 @@ BROKEN = {
         "which was to fail",
     ),
     "requeued and never run": (
-        lambda history: (
-            history.requeued.append(Requeued("q", 31, 2.9)) or history.wanted.append(Wanted("q", 31))
-        ),
+        in_turn(add("requeued", Requeued("q", 31, 2.9)), add("wanted", Wanted("q", 31))),
         "was requeued after fence 31, and ends under 31",
     ),
     "requeued in the middle of its attempts": (
@@ -200,7 +207,7 @@ BROKEN = {
         "fence 31 came as attempt 2",
     ),
     "a new run that nobody asked for": (
-        lambda history: history.wanted.clear() or history.requeued.clear(),
+        in_turn(lambda history: history.wanted.clear(), lambda history: history.requeued.clear()),
         "fence 31 came as attempt 1",
     ),
     "a note of an older fence": (add("noted", Noted("r", "r10")), "a note of fence 10 that was stored after"),
@@ -210,10 +217,10 @@ BROKEN = {
         "3 tasks of two ran at once, and 2 were allowed: ['k0', 'k1', 'k9']",
     ),
     "too many run at once because one was taken over": (
-        lambda history: (
-            history.sent.remove(Sent("k0", 40, "Succeeded", 1.5))
-            or held(history, "k0", 45, 2.2, "Succeeded", attempt=2, crashes=1)
-            or ended(history, "k9", 49, 2.1, concurrency=["two", 2])
+        in_turn(
+            lambda history: history.sent.remove(Sent("k0", 40, "Succeeded", 1.5)),
+            lambda history: held(history, "k0", 45, 2.2, "Succeeded", attempt=2, crashes=1),
+            lambda history: ended(history, "k9", 49, 2.1, concurrency=["two", 2]),
         ),
         "3 tasks of two ran at once",
     ),
@@ -230,10 +237,10 @@ BROKEN = {
         "v was held by 2 tasks at once",
     ),
     "requeued while another holds the key": (
-        lambda history: (
-            history.requeued.append(Requeued("u0", 70, 11.2))
-            or history.wanted.append(Wanted("u0", 70))
-            or held(history, "u0", 75, 11.5, "Succeeded")
+        in_turn(
+            add("requeued", Requeued("u0", 70, 11.2)),
+            add("wanted", Wanted("u0", 70)),
+            lambda history: held(history, "u0", 75, 11.5, "Succeeded"),
         ),
         "u was held by 2 tasks at once: ['u0', 'u1']",
     ),
