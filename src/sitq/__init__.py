@@ -31,10 +31,12 @@ from sitq.errors import (
 )
 from sitq.failure import ErrorInfo
 from sitq.handle import Result, SyncTaskHandle, TaskHandle
-from sitq.model import QueueStats, Stats, Status, TaskRecord
+from sitq.model import QueueStats, Stats, Status, TaskRecord, WorkerInfo, WorkerRecord
+from sitq.progress import Progress
 from sitq.queue import Enqueuer, TaskQueue
 from sitq.retry import RetryPolicy
 from sitq.schedules import ScheduleRecord
+from sitq.stream import Streamed
 from sitq.sync import SyncEnqueuer, SyncTaskQueue
 from sitq.task import Call, Task, call, task
 from sitq.verbs import Cancel, Retry, Snooze
@@ -57,6 +59,10 @@ __all__ = [
     "QueueStats",
     "Stats",
     "ScheduleRecord",
+    "Progress",
+    "Streamed",
+    "WorkerRecord",
+    "WorkerInfo",
     # -- Define and run
     "task",
     "Task",

@@ -236,17 +236,15 @@ def _load_call(body: bytes) -> _Loaded | None:
     parts = pickle.loads(body)
     if type(parts) is not tuple or not 3 <= len(parts) <= 5:
         return None
-    func, args, kwargs, *more = parts
-    if len(more) == 2 and type(more[1]) is not tuple:
+    if len(parts) == 5 and type(parts[4]) is not tuple:
         return None
+    func, args, kwargs = parts[:3]
     if type(func) is str:
         func = _function(func)
     call: Call[Any] = Call(func, args, kwargs)
-    if not more:
+    if len(parts) == 3:
         return call, {}, NO_RULES
-    if len(more) == 2 and type(more[1]) is not tuple:
-        return None
-    return call, more[0], _rules(more[1]) if len(more) == 2 else NO_RULES
+    return call, parts[3], _rules(parts[4]) if len(parts) == 5 else NO_RULES
 
 
 def _rules(fields: tuple[Any, ...]) -> RunRules:

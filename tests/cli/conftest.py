@@ -22,7 +22,7 @@ APP = """
     import time
     from pathlib import Path
 
-    from sitq import SyncTaskQueue, TaskQueue
+    from sitq import SyncTaskQueue, TaskQueue, current_task
 
     queue = TaskQueue("app.db")
 
@@ -41,6 +41,10 @@ APP = """
 
     def show(*args, **kwargs):
         return [list(args), kwargs]
+
+
+    def tell():
+        current_task().progress(40, "halfway")
 
 
     async def patient():

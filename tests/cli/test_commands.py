@@ -11,13 +11,18 @@ from pathlib import Path
 import pytest
 
 from sitq import Status, call
-from tests.cli.conftest import PATIENCE, Cli
+from tests.cli.conftest import PATIENCE, Cli, wait_until
 
 READS = [
     ("status",),
     ("tasks", "list"),
     ("tasks", "show", "t1"),
     ("tasks", "cancel", "t1"),
+    ("tasks", "requeue", "t1"),
+    ("tasks", "discard", "--status", "failed"),
+    ("queues", "pause", "mail"),
+    ("queues", "resume", "mail"),
+    ("workers",),
     ("result", "t1"),
     ("schedules", "list"),
     ("schedules", "pause", "s1"),
@@ -242,6 +247,126 @@ def test_cancel(cli: Cli) -> None:
     assert cli.json("tasks", "cancel", "t1", "t2") == {"t1": "cancelled", "t2": "cancelled"}
     assert "was cancelled" in cli.run("result", "t1", code=1)
     assert "no such task: nobody" in cli.run("tasks", "cancel", "t1", "nobody", code=1)
+
+
+# -- Dead letters ----------------------------------------------------------------------------------
+
+
+def fail_some(cli: Cli) -> None:
+    with cli.queue("sitq.db") as queue:
+        for number in range(3):
+            queue.options(id=f"t{number}", queue="ab"[number % 2]).enqueue(int, "x")
+        queue.options(id="ok").enqueue(int, "1")
+    cli.run("worker", "sitq.db", "--burst")
+
+
+def test_requeue_by_id(cli: Cli) -> None:
+    fail_some(cli)
+    assert cli.run("tasks", "requeue", "t0", "--json", "t2").split() == ["[", '"t2",', '"t0"', "]"]
+    shown = cli.json("tasks", "show", "t0")
+    assert (shown["status"], shown["attempt"], shown["requeued"], shown["error"]) == ("pending", 0, 1, None)
+    assert [(one["attempt"], one["type"], one["last"]) for one in shown["attempts_log"]] == [
+        (1, "ValueError", False)
+    ]
+    assert "errors of earlier attempts" in cli.run("tasks", "show", "t0")
+    message = cli.run("tasks", "requeue", "t1", "ok", "nobody", code=1)
+    assert message.endswith("their key is taken: ok, nobody\n")
+    assert cli.json("tasks", "show", "t1")["status"] == "pending"
+
+
+def test_requeue_by_filter(cli: Cli) -> None:
+    fail_some(cli)
+    assert cli.run("tasks", "requeue", "--queue", "b") == "t1\n"
+    assert set(cli.json("tasks", "requeue", "--status", "failed,cancelled")) == {"t0", "t2"}
+    assert cli.json("tasks", "requeue", "--since", "1h") == []
+
+
+def test_discard(cli: Cli) -> None:
+    fail_some(cli)
+    assert cli.run("tasks", "discard", "t0", "ok", "nobody") == "1\n"
+    assert cli.json("tasks", "discard", "--name", "builtins.int") == {"discarded": 2}
+    assert [one["id"] for one in cli.json("tasks", "list")] == ["ok"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "say which tasks: give ids, or an option"),
+        (["t1", "--queue", "a"], "ids and --queue both say which tasks"),
+        (["--status", "pending"], "choose from failed, cancelled"),
+        (["--status", "faild"], "did you mean failed?"),
+        (["--since", "yesterday"], "is not a time"),
+        (["--quee", "a"], "did you mean --queue?"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["requeue", "discard"])
+def test_mistakes_with_dead_letters(cli: Cli, verb: str, arguments: list[str], message: str) -> None:
+    fail_some(cli)
+    assert message in cli.run("tasks", verb, *arguments, code=2)
+    assert cli.json("tasks", "show", "t1")["status"] == "failed"
+
+
+def test_show_tells_progress_and_limits(cli: Cli) -> None:
+    with cli.queue("sitq.db") as queue:
+        queue.options(
+            id="t1",
+            unique_key="k",
+            unique_until=60,
+            concurrency_key="c",
+            concurrency_limit=2,
+            rate_limit="5/s",
+        ).enqueue(int, "1")
+    cli.run("enqueue", "app:tell", "--id", "t2")
+    cli.run("worker", "sitq.db", "--burst")
+    shown = cli.json("tasks", "show", "t1")
+    assert shown["unique"]["key"] == "k"
+    assert shown["concurrency"] == {"key": "c", "limit": 2}
+    assert shown["rate"] == {"key": "sitq:queue:default", "count": 5, "period": 1.0}
+    assert '"limit": 2' in cli.run("tasks", "show", "t1")
+    assert cli.json("tasks", "show", "t2")["progress"] == {"percent": 40, "note": "halfway"}
+    assert "progress:         40 % halfway\n" in cli.run("tasks", "show", "t2")
+
+
+# -- Queues and workers ----------------------------------------------------------------------------
+
+
+def test_pause_and_resume(cli: Cli) -> None:
+    cli.run("enqueue", "app:add", 1, "--queue", "mail", "--id", "t1")
+    assert cli.run("queues", "pause", "mail", "web") == "mail: paused\nweb: paused\n"
+    assert {one["queue"]: one["paused"] for one in cli.json("status")["queues"]} == {
+        "mail": True,
+        "web": True,
+    }
+    assert cli.run("status").count("  paused\n") == 2
+    cli.run("worker", "sitq.db", "--burst")
+    assert cli.json("tasks", "show", "t1")["status"] == "pending"
+    assert cli.json("queues", "resume", "mail") == {"mail": {"paused": False}}
+    cli.run("worker", "sitq.db", "--burst")
+    assert cli.run("result", "t1") == "1\n"
+    assert "queue has 0 characters" in cli.run("queues", "pause", "", code=2)
+
+
+def test_workers(cli: Cli) -> None:
+    task_id = cli.run("enqueue", "app:patient").strip()
+    assert cli.json("workers") == []
+    worker = cli.start("worker", "sitq.db", "-q", "default", "-c", 3, "--lease", 0.5)
+    cli.wait_for("running")
+    wait_until(lambda: [one["running"] for one in cli.json("workers")] == [[task_id]])
+    [one] = cli.json("workers")
+    assert (one["pid"], one["alive"], one["queues"], one["concurrency"]) == (worker.pid, True, ["default"], 3)
+    header, row = cli.run("workers").splitlines()
+    assert header.split()[:5] == ["id", "state", "queues", "running", "slots"]
+    assert row.split()[1:5] == ["alive", "default", "1", "3"]
+    worker.kill()
+    worker.wait(PATIENCE)
+    wait_until(lambda: not cli.json("workers")[0]["alive"])
+    assert "dead for 0:" in cli.run("workers")
+
+
+def test_a_worker_that_stops_leaves_the_list(cli: Cli) -> None:
+    cli.run("enqueue", "app:add", 1)
+    cli.run("worker", "sitq.db", "--burst")
+    assert cli.json("workers") == []
 
 
 # -- doctor ----------------------------------------------------------------------------------------

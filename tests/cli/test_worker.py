@@ -111,6 +111,24 @@ def test_queues_and_max_tasks(cli: Cli, how: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("flags", "env", "order"),
+    [
+        (["-q", "low,high", "--strict"], {}, "llllhhhh"),
+        ([], {"SITQ_WORKER_QUEUES": "high,low", "SITQ_WORKER_STRICT": "1"}, "hhhhllll"),
+        (["-q", "high=3, low=1"], {}, "hhlhhlll"),
+    ],
+)
+def test_order_and_weights(cli: Cli, flags: list[str], env: dict[str, str], order: str) -> None:
+    with cli.queue() as queue:
+        for name in ("low", "high") * 4:
+            queue.options(queue=name).enqueue(max, 1, 2)
+    cli.run("worker", "app.db", "-c", 1, "--burst", *flags, **env)
+    with cli.queue() as queue:
+        ran = sorted(queue.find(), key=lambda task: task.fence)
+    assert "".join(task.queue[0] for task in ran) == order
+
+
+@pytest.mark.parametrize(
     ("flags", "env"),
     [
         (["-c", "3", "--log-format", "json", "--burst"], {}),
@@ -160,6 +178,11 @@ def test_the_log_level(cli: Cli, how: str) -> None:
         (["--lease", "0.01"], {}, "lease is 0.01 s"),
         (["--log-level", "inof"], {}, "did you mean info?"),
         (["-q", "a,,b"], {}, "queues"),
+        (["-q", "a=3,b"], {}, "'b' has no weight: write b=1, or give weights to none"),
+        (["-q", "a=many"], {}, "'many' is not a whole number"),
+        (["-q", "a=0"], {}, "the weight of queue 'a' is 0"),
+        (["--strict"], {}, "strict needs an order"),
+        (["-q", "a=3", "--strict"], {}, "strict needs an order"),
         (["more"], {}, "unexpected argument 'more'"),
         ([], {"SITQ_WORKER_CONCURRENCY": "many"}, "SITQ_WORKER_CONCURRENCY is 'many'"),
         ([], {"SITQ_WORKER_BURST": "maybe"}, "SITQ_WORKER_BURST is 'maybe'"),
@@ -176,6 +199,7 @@ def test_every_variable_is_in_the_help(cli: Cli) -> None:
     text = cli.run("worker", "--help")
     for name in (
         "QUEUES",
+        "STRICT",
         "CONCURRENCY",
         "BURST",
         "MAX_TASKS",

@@ -46,7 +46,17 @@ def promised(example: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "example", ["quickstart", "bounded_concurrency", "failures", "schedules", "sync_client"]
+    "example",
+    [
+        "quickstart",
+        "bounded_concurrency",
+        "failures",
+        "retries",
+        "schedules",
+        "sync_client",
+        "progress_bar",
+        "limits",
+    ],
 )
 def test_prints_what_it_promises(example: str, tmp_path: Path) -> None:
     assert promised(example)

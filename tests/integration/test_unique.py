@@ -208,7 +208,7 @@ async def test_each_run_of_a_key_is_alone(queue: TaskQueue) -> None:
     ("given", "message"),
     [
         ({"unique_until": "end"}, "unique_until was given without unique_key"),
-        ({"debounce": 5, "throttle": 5}, "throttle and debounce both say which of several to run"),
+        ({"debounce": 5, "throttle": 5}, "debounce and throttle both say which of several calls to run"),
         ({"debounce": 5, "eta": None, "delay": 5}, "debounce and delay both say when to start"),
         ({"unique_key": "sitq:mine"}, "begins with 'sitq:'"),
     ],

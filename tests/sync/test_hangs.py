@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from sitq import QueueClosedError, QueueError, SyncTaskQueue
+from sitq import QueueClosedError, QueueError, Status, SyncTaskQueue
 from sitq.backends.base import Signal
 from sitq.backends.memory import MemoryBackend
 from tests.support import PATIENCE
@@ -70,6 +70,53 @@ def test_close_ends_calls_that_wait_in_other_threads() -> None:
         for one in waiting:
             with pytest.raises(QueueClosedError):
                 one.result(timeout=PATIENCE)
+
+
+def test_close_ends_a_reader_that_waits_in_another_thread() -> None:
+    backend = WatchedBackend()
+    queue = SyncTaskQueue(backend)
+    queue.open()
+    handle = queue.enqueue(math.sqrt, 1.0)
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(list, handle.events())
+        assert backend.waiting.acquire(timeout=PATIENCE)
+        queue.close()
+        with pytest.raises(QueueClosedError):
+            reading.result(timeout=PATIENCE)
+
+
+@pytest.mark.parametrize("how", ["close", "drop", "after the close of the queue"])
+def test_a_reader_may_leave_early(how: str) -> None:
+    backend = WatchedBackend()
+    with SyncTaskQueue(backend) as queue:
+        entries = queue.enqueue(math.sqrt, 1.0).events()
+        next(entries)
+        assert backend._bells._tasks
+        match how:
+            case "close":
+                entries.close()
+                assert not backend._bells._tasks
+            case "drop":
+                del entries
+                queue.stats()  # behind it on the loop
+                assert not backend._bells._tasks
+            case _:
+                queue.close()
+                assert not backend._bells._tasks
+                entries.close()
+
+
+def test_a_reader_that_is_collected_on_the_loop_itself_hurts_nobody() -> None:
+    with SyncTaskQueue(WatchedBackend()) as queue:
+        cell = [queue.enqueue(math.sqrt, 1.0).events()]
+        next(cell[0])
+        assert queue._thread is not None
+
+        async def drop() -> None:
+            cell.clear()
+
+        queue._thread.call(drop)
+        assert queue.stats().counts[Status.PENDING] == 1
 
 
 def test_close_races_with_calls(tmp_path: Path) -> None:
@@ -163,7 +210,8 @@ def test_an_exit_raised_inside_reaches_the_caller_and_nobody_else() -> None:
 
 
 @posix
-def test_ctrl_c_ends_a_wait(tmp_path: Path) -> None:
+@pytest.mark.parametrize("wait", ["result", "events"])
+def test_ctrl_c_ends_a_wait(tmp_path: Path, wait: str) -> None:
     process = script(
         """
         import math, signal, sys, threading, time
@@ -181,11 +229,12 @@ def test_ctrl_c_ends_a_wait(tmp_path: Path) -> None:
             handle = queue.enqueue(math.sqrt, 1.0)
             try:
                 threading.Thread(target=watch, daemon=True).start()
-                handle.result()
+                handle.result() if sys.argv[2] == "result" else list(handle.events())
             except KeyboardInterrupt:
                 print("interrupted", queue.get_status(handle), flush=True)
         """,
         tmp_path / "app.db",
+        wait,
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "waiting\n"

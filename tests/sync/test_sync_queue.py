@@ -3,6 +3,7 @@
 import json
 import math
 import pickle
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -13,6 +14,7 @@ import pytest
 from sitq import (
     BackendConnectionError,
     QueueClosedError,
+    QueueFullError,
     Status,
     SyncTaskHandle,
     SyncTaskQueue,
@@ -26,6 +28,7 @@ from sitq import (
     Worker,
     call,
 )
+from sitq.events import TaskEnqueued, TaskStarted, TaskSucceeded
 
 
 @pytest.fixture
@@ -69,6 +72,90 @@ def test_cancel(queue: SyncTaskQueue) -> None:
     assert queue.cancel(handle) is Status.CANCELLED
     with pytest.raises(TaskCancelledError):
         handle.result(timeout=5)
+
+
+def test_a_cancel_that_waits(queue: SyncTaskQueue) -> None:
+    assert queue.enqueue(math.sqrt, 9.0).cancel(timeout=5) is Status.CANCELLED
+    with pytest.raises(ValidationError, match="timeout"):
+        queue.cancel("t1", timeout=-1)
+
+
+async def test_dead_letters(tmp_path: Path) -> None:
+    path = tmp_path / "app.db"
+    with SyncTaskQueue(path) as queue:
+        bad = [queue.enqueue(math.sqrt, -1.0) for _ in range(3)]
+        await work_off(path)
+        assert len(queue.get(bad[0]).attempts_log) == 1
+        assert queue.requeue(bad[0]) == [bad[0]]
+        assert set(queue.requeue(status=Status.FAILED)) == set(bad[1:])
+        await work_off(path)
+        assert queue.discard(bad[:1]) == 1
+        assert queue.discard(status="failed") == 2  # type: ignore[arg-type]
+        assert queue.find() == []
+        with pytest.raises(ValidationError, match="nothing says which tasks"):
+            queue.requeue()
+
+
+async def test_pause_and_resume(tmp_path: Path) -> None:
+    path = tmp_path / "app.db"
+    with SyncTaskQueue(path) as queue:
+        queue.pause("default")
+        handle = queue.enqueue(math.sqrt, 9.0)
+        await work_off(path)
+        assert handle.status() is Status.PENDING
+        assert [one.paused for one in queue.stats().queues] == [True]
+        queue.resume("default")
+        await work_off(path)
+        assert handle.result(timeout=5) == 3.0
+
+
+def test_a_full_queue(tmp_path: Path) -> None:
+    with SyncTaskQueue(tmp_path / "app.db", max_pending={"default": 1}) as queue:
+        queue.enqueue(math.sqrt, 1.0)
+        with pytest.raises(QueueFullError):
+            queue.enqueue(math.sqrt, 1.0)
+
+
+def test_workers(queue: SyncTaskQueue) -> None:
+    assert queue.workers() == []
+
+
+def test_handlers_run_on_the_loop_of_the_queue(queue: SyncTaskQueue) -> None:
+    heard: list[tuple[str, str]] = []
+
+    @queue.on(TaskEnqueued)
+    def plain(event: TaskEnqueued) -> None:
+        heard.append(("plain", threading.current_thread().name))
+
+    @queue.on(TaskEnqueued)
+    async def later(event: TaskEnqueued) -> None:
+        heard.append(("async", threading.current_thread().name))
+
+    queue.enqueue(math.sqrt, 1.0)
+    queue.close()  # which waits for them
+    assert heard == [("plain", "sitq-sync"), ("async", "sitq-sync")]
+
+
+# -- The stream ------------------------------------------------------------------------------------
+
+
+async def test_the_events_of_a_task(tmp_path: Path) -> None:
+    path = tmp_path / "app.db"
+    with SyncTaskQueue(path) as queue:
+        handle = queue.enqueue(math.sqrt, 9.0)
+        await work_off(path)
+        entries = list(handle.events())
+        assert [type(entry.event) for entry in entries] == [TaskEnqueued, TaskStarted, TaskSucceeded]
+        assert list(queue.events(handle, after=entries[0].cursor)) == entries[1:]
+        assert list(queue.events(handle, after=entries[-1].cursor)) == []
+
+
+def test_errors_of_a_stream_come_where_it_is_read(queue: SyncTaskQueue) -> None:
+    with pytest.raises(TaskNotFoundError):
+        next(queue.events("nobody"))
+    handle = queue.enqueue(math.sqrt, 9.0)
+    with pytest.raises(ValidationError, match="after is no cursor"):
+        next(handle.events(after="x"))
 
 
 def test_batches(queue: SyncTaskQueue) -> None:

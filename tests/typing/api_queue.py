@@ -11,11 +11,13 @@ from typing import Any, assert_type
 
 from sitq import (
     Enqueuer,
+    Progress,
     QueueStats,
     Result,
     RetryPolicy,
     Stats,
     Status,
+    Streamed,
     SyncEnqueuer,
     SyncTaskHandle,
     SyncTaskQueue,
@@ -24,9 +26,11 @@ from sitq import (
     TaskQueue,
     TaskRecord,
     Worker,
+    WorkerRecord,
     call,
     task,
 )
+from sitq.events import TaskFailed
 
 
 def resize(key: str, width: int = 100, *, crop: bool = False) -> bytes:
@@ -153,6 +157,7 @@ async def results(queue: TaskQueue, some_id: str) -> None:
     assert_type(await handle.result(timedelta(seconds=5)), int)
     assert_type(await handle.status(), Status)
     assert_type(await handle.cancel(), Status)
+    assert_type(await handle.cancel(timeout=5), Status)
     assert_type(await queue.get_result(handle), Result[int])
     assert_type(await queue.get_result(handle, timeout=5), Result[int])
     assert_type((await queue.get_result(handle)).value, int | None)
@@ -160,15 +165,62 @@ async def results(queue: TaskQueue, some_id: str) -> None:
     assert_type(await queue.get_result(some_id, 5), Result[Any])
     assert_type(await queue.get_status(handle), Status)
     assert_type(await queue.get(handle), TaskDetails)
+    assert_type((await queue.get(handle)).progress, Progress | None)
     assert_type(await queue.find(status=Status.PENDING, limit=5), list[TaskRecord])
     assert_type(await queue.find(status={Status.FAILED, Status.CANCELLED}, since=LATER), list[TaskRecord])
     assert_type(await queue.stats(), Stats)
     assert_type((await queue.stats()).queues, tuple[QueueStats, ...])
     assert_type(await queue.cancel(some_id), Status)
+    assert_type(await queue.cancel(some_id, timeout=timedelta(seconds=5)), Status)
     await handle.result("soon")  # type: ignore[arg-type]
     await queue.get_result(5)  # type: ignore[call-overload]
     await queue.find(Status.PENDING)  # type: ignore[call-arg]
     await queue.find(since="today")  # type: ignore[arg-type]
+
+
+async def steering(queue: TaskQueue, some_id: str) -> None:
+    assert_type(await queue.requeue(some_id), list[str])
+    assert_type(await queue.requeue([some_id]), list[str])
+    assert_type(await queue.requeue(status=Status.FAILED, since=LATER), list[str])
+    assert_type(await queue.discard(queue="mail"), int)
+    await queue.pause("mail")
+    await queue.resume("mail")
+    assert_type(await queue.workers(), list[WorkerRecord])
+    await queue.requeue(some_id, "mail")  # type: ignore[call-arg, arg-type]
+    await queue.pause()  # type: ignore[call-arg]
+
+
+async def streams(queue: TaskQueue, some_id: str) -> None:
+    handle = await queue.enqueue(fetch, "a")
+    async for entry in handle.events(after="1.2.running"):
+        assert_type(entry, Streamed)
+        assert_type(entry.cursor, str)
+    async for entry in queue.events(some_id):
+        assert_type(entry.at, datetime)
+    list(handle.events())  # type: ignore[call-overload]
+
+
+def handlers(queue: TaskQueue, sync: SyncTaskQueue) -> None:
+    @queue.on(TaskFailed)
+    def plain_handler(event: TaskFailed) -> None: ...
+
+    @sync.on(TaskFailed)
+    async def async_handler(event: TaskFailed) -> None: ...
+
+    queue.on(TaskFailed)(lambda event: print(event.error))
+    print(plain_handler, async_handler)
+
+    @queue.on(TaskFailed)  # type: ignore[arg-type]
+    def other(event: str) -> None: ...
+
+
+def bounds() -> None:
+    TaskQueue(max_pending=5)
+    SyncTaskQueue(max_pending={"mail": 5})
+    TaskQueue(max_pending="5")  # type: ignore[arg-type]
+    Worker(TaskQueue(), queues={"mail": 3, "web": 1})
+    Worker(TaskQueue(), queues=["mail", "web"], strict=True)
+    Worker(TaskQueue(), queues={"mail": "3"})  # type: ignore[dict-item]
 
 
 async def contexts() -> None:
@@ -215,6 +267,14 @@ def sync_results(queue: SyncTaskQueue, some_id: str) -> None:
     assert_type(queue.find(queue="a"), list[TaskRecord])
     assert_type(queue.stats(), Stats)
     assert_type(queue.cancel(handle), Status)
+    assert_type(handle.cancel(timeout=5), Status)
+    assert_type(queue.requeue(handle), list[str])
+    assert_type(queue.discard(status=Status.FAILED), int)
+    assert_type(queue.workers(), list[WorkerRecord])
+    queue.pause("mail")
+    queue.resume("mail")
+    for entry in handle.events():
+        assert_type(entry, Streamed)
 
 
 def sync_mistakes(queue: SyncTaskQueue) -> None:

@@ -301,8 +301,24 @@ async def test_it_is_not_idle_while_an_outcome_is_on_its_way() -> None:
         await bell.waited(1)
         assert made.idle == 0
         made.unsettled = False
-        made.fetcher.slot_freed()
+        made.fetcher.settled()
         await bell.waited(2)
+        assert made.idle == 1
+
+
+async def test_an_outcome_that_is_stored_while_it_looks_makes_it_look_again_for_the_end() -> None:
+    made = Fetching(storage := Storage(), idle=True)
+    made.unsettled = True
+
+    def settle() -> None:
+        if made.unsettled:
+            made.unsettled = False
+            made.fetcher.settled()
+
+    storage.on_reserve = settle
+    async with made.running() as bell:
+        await bell.waited(2)
+        assert len(storage.limits) == 2
         assert made.idle == 1
 
 

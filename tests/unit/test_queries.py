@@ -11,6 +11,7 @@ import pytest
 
 from sitq.backends.sqlite import (
     SQLiteBackend,
+    capacity,
     enqueue,
     limits,
     notes,
@@ -175,10 +176,7 @@ async def test_what_concerns_some_tasks_is_found_by_id_and_written_by_row(
         ),
         "cancel": lambda db: upkeep.cancel(db, ids, now, rings),
         "requeue": lambda db: upkeep.requeue(db, ids, now, rings),
-        "prune": lambda db: (
-            db.execute(upkeep._CHOSEN, (now, 10, "[]")),
-            limits.forgo(db, [1, 2], now, rings),
-        ),
+        "prune": lambda db: db.execute(upkeep._CHOSEN, (now, 10, "[]")),
     }
 
     planner = await plan(backend, operations[verb])
@@ -258,10 +256,22 @@ async def test_the_holder_of_a_key_is_found_by_the_index_that_keeps_two_from_it(
 async def test_the_pending_tasks_of_a_queue_are_counted_along_the_index_of_what_is_due(
     backend: SQLiteBackend,
 ) -> None:
-    planner = await plan(backend, lambda db: enqueue._is_over(db, "default", 10))
+    planner = await plan(backend, lambda db: capacity.is_over(db, "default", 10))
 
     assert planner.touching("sitq_tasks")[0] == "SEARCH sitq_tasks USING COVERING INDEX sitq_due (queue=?)"
     assert all("INDEX sitq_due (queue=?)" in step for step in planner.touching("sitq_tasks"))
+
+
+async def test_as_long_as_there_is_room_nobody_is_counted(backend: SQLiteBackend) -> None:
+    await backend.enqueue(new_tasks(20, queue="mail"), max_pending={"mail": 30})
+    await backend.enqueue(new_tasks(5, queue="other"))
+
+    def count(most: int) -> Callable[[Any], Any]:
+        return lambda db: capacity.is_over(db, "mail", most)
+
+    assert (await plan(backend, count(25))).touching("sitq_tasks") == []
+    assert (await plan(backend, count(24))).touching("sitq_tasks") != []
+    assert (await plan(backend, count(20))).touching("sitq_tasks") == []  # from the count before
 
 
 async def test_notes_are_read_from_a_position_on_and_trimmed_by_their_index(backend: SQLiteBackend) -> None:

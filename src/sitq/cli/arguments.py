@@ -137,6 +137,19 @@ def names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",")]
 
 
+def shares(text: str) -> list[str] | dict[str, int]:
+    """Names with commas between them, or names with weights: `mail=3,reports=1`."""
+    parts = [name.partition("=") for name in names(text)]
+    if not any(equals for _, equals, _ in parts):
+        return [name for name, _, _ in parts]
+    bare = [name for name, equals, _ in parts if not equals]
+    if bare:
+        raise argparse.ArgumentTypeError(
+            f"{bare[0]!r} has no weight: write {bare[0]}=1, or give weights to none"
+        )
+    return {name.strip(): integer(weight) for name, _, weight in parts}
+
+
 def choice(known: Sequence[str]) -> Convert:
     def convert(text: str) -> str:
         if text.lower() not in known:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
-from sitq.cli import doctor, enqueue, schedules, tasks, version, worker
+from sitq.cli import doctor, enqueue, queues, schedules, tasks, version, worker, workers
 from sitq.cli.arguments import Parser
 from sitq.cli.exits import CommandError, Exit
 from sitq.errors import BackendError, SitqError, ValidationError
@@ -68,8 +68,8 @@ def _parser() -> Parser:
     parser.add_argument("--version", action="store_true", help="the versions of sitq, Python and SQLite")
     parser.set_defaults(run=_run_without_command, parser=parser)
     commands = parser.add_subparsers(metavar="COMMAND", parser_class=Parser)
-    for add in (worker.add, enqueue.add, tasks.add, schedules.add, doctor.add, version.add):
-        add(commands)
+    for command in (worker, workers, enqueue, tasks, queues, schedules, doctor, version):
+        command.add(commands)
     return parser
 
 

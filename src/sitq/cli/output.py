@@ -4,13 +4,14 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from sitq.handle import Result
 from sitq.model import TaskRecord
 
 _BYTES: Final = frozenset({"payload", "result", "error"})
+_NESTED: Final = ("unique", "concurrency", "rate")
 
 
 def write(text: str) -> None:
@@ -46,7 +47,10 @@ def write_fields(data: Mapping[str, Any]) -> None:
 
 def record_data(record: TaskRecord) -> dict[str, Any]:
     """What is stored about a task, without its bytes."""
-    return {field.name: getattr(record, field.name) for field in fields(record) if field.name not in _BYTES}
+    data = {field.name: getattr(record, field.name) for field in fields(record) if field.name not in _BYTES}
+    for name in _NESTED:
+        data[name] = data[name] and data[name]._asdict()
+    return data
 
 
 def result_data(result: Result[Any]) -> dict[str, Any]:
@@ -72,7 +76,13 @@ def _jsonable(value: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    return value.isoformat() if isinstance(value, datetime) else repr(value)
+    match value:
+        case datetime():
+            return value.isoformat()
+        case timedelta():
+            return value.total_seconds()
+        case _:
+            return repr(value)
 
 
 def _cell(value: object) -> str:
@@ -82,6 +92,6 @@ def _cell(value: object) -> str:
         case datetime():
             return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         case Mapping():
-            return json.dumps(value, ensure_ascii=False)
+            return json.dumps(value, ensure_ascii=False, default=_plain)
         case _:
             return str(value)

@@ -4,6 +4,7 @@ import argparse
 import sys
 from typing import Any, Final
 
+from sitq.cli import deadletters
 from sitq.cli.arguments import Parser, choice, integer, names, past, span
 from sitq.cli.database import add_options, ask
 from sitq.cli.exits import CommandError, Exit
@@ -16,8 +17,9 @@ from sitq.cli.output import (
     write_json,
     write_table,
 )
+from sitq.details import TaskDetails
 from sitq.errors import TaskNotFoundError, TaskTimeoutError
-from sitq.failure import decode_error
+from sitq.failure import ErrorInfo, decode_error
 from sitq.handle import Result
 from sitq.model import Stats, Status, TaskRecord
 from sitq.queue import TaskQueue
@@ -28,12 +30,13 @@ _LIMIT: Final = 100
 def add(commands: Any) -> None:
     _add_status(commands)
     tasks: Parser = commands.add_parser(
-        "tasks", help="list, show and cancel tasks", description="List, show and cancel tasks."
+        "tasks", help="list, show and steer tasks", description="List, show and steer tasks."
     )
     verbs = tasks.add_subparsers(metavar="VERB", required=True, parser_class=Parser)
     _add_list(verbs)
     _add_show(verbs)
     _add_cancel(verbs)
+    deadletters.add(verbs)
     _add_result(commands)
 
 
@@ -56,10 +59,15 @@ def _status(arguments: argparse.Namespace) -> int:
         write_json(_stats_data(stats))
         return Exit.OK
     rows = [
-        [one.queue, *(one.counts.get(status, 0) for status in Status), one.oldest_due_at]
+        [
+            one.queue,
+            *(one.counts.get(status, 0) for status in Status),
+            one.oldest_due_at,
+            "paused" if one.paused else "",
+        ]
         for one in stats.queues
     ]
-    write_table(["queue", *Status, "oldest due"], rows)
+    write_table(["queue", *Status, "oldest due", ""], rows)
     if stats.stale_outcomes:
         write(f"{stats.stale_outcomes} outcome(s) refused, because their lease had been lost")
     return Exit.OK
@@ -71,6 +79,7 @@ def _stats_data(stats: Stats) -> dict[str, Any]:
             "queue": one.queue,
             "counts": {status.value: one.counts.get(status, 0) for status in Status},
             "oldest_due_at": one.oldest_due_at,
+            "paused": one.paused,
         }
         for one in stats.queues
     ]
@@ -138,25 +147,49 @@ def _add_show(verbs: Any) -> None:
 
 
 def _show(arguments: argparse.Namespace) -> int:
-    async def question(queue: TaskQueue) -> TaskRecord:
+    async def question(queue: TaskQueue) -> tuple[TaskRecord, TaskDetails]:
         record = await queue.backend.get_result(arguments.id)
         if record is None:
             raise TaskNotFoundError(arguments.id)
-        return record
+        return record, await queue.get(arguments.id)
 
-    record = ask(arguments, question)
+    record, more = ask(arguments, question)
     error = None if record.error is None else decode_error(record.error)
-    data = record_data(record)
     if arguments.json:
-        shown = (
-            {"type": error.type, "message": error.message, "traceback": error.traceback} if error else None
-        )
-        write_json({**data, "error": shown})
+        write_json(_details_data(record, more) | {"error": error and _error_data(error)})
         return Exit.OK
-    write_fields(data | {"error": f"{error.type}: {error.message}" if error else None})
+    progress = None if more.progress is None else f"{more.progress.percent:g} % {more.progress.note}".rstrip()
+    write_fields(
+        record_data(record)
+        | {
+            "progress": progress,
+            "requeued": more.requeued or None,
+            "error": f"{error.type}: {error.message}" if error else None,
+        }
+    )
     if error and error.traceback:
         write(f"\n{error.traceback.rstrip()}")
+    if earlier := [one for one in more.attempts_log if not one.last]:
+        write("\nerrors of earlier attempts:")
+        write_table(["attempt", "at", "error"], [[one.attempt, one.at, _line(one.error)] for one in earlier])
     return Exit.OK
+
+
+def _details_data(record: TaskRecord, more: TaskDetails) -> dict[str, Any]:
+    log = [
+        {"attempt": one.attempt, "at": one.at, "last": one.last, **_error_data(one.error)}
+        for one in more.attempts_log
+    ]
+    progress = None if more.progress is None else more.progress._asdict()
+    return {**record_data(record), "progress": progress, "requeued": more.requeued, "attempts_log": log}
+
+
+def _error_data(error: ErrorInfo) -> dict[str, Any]:
+    return {"type": error.type, "message": error.message, "traceback": error.traceback}
+
+
+def _line(error: ErrorInfo) -> str:
+    return " ".join(f"{error.type}: {error.message}".split())
 
 
 # -- tasks cancel ----------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import time
 from typing import Any, Final
 
 from sitq.cli import logs
-from sitq.cli.arguments import Parser, choice, integer, names, span
+from sitq.cli.arguments import Parser, choice, integer, shares, span
 from sitq.cli.exits import CommandError, Exit
 from sitq.cli.load import TARGET_FORMS, load_queue
 from sitq.queue import TaskQueue
@@ -43,9 +43,14 @@ def add(commands: Any) -> None:
         "-q",
         "--queues",
         env="SITQ_WORKER_QUEUES",
-        convert=names,
+        convert=shares,
         metavar="A,B",
-        help="take from these queues only",
+        help="take from these queues only; with weights, A=3,B=1, slots are divided by them",
+    )
+    parser.flag(
+        "--strict",
+        env="SITQ_WORKER_STRICT",
+        help="take from a queue only what those named before it leave free",
     )
     option("-c", "--concurrency", env="SITQ_WORKER_CONCURRENCY", convert=integer, metavar="N",
            help="run so many tasks at once (10)")  # fmt: skip
@@ -79,7 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
         for name in ("queues", "concurrency", "max_tasks", "shutdown_timeout", "lease")
         if (value := getattr(arguments, name)) is not None
     }
-    worker = Worker(queue, **settings)
+    worker = Worker(queue, strict=bool(arguments.strict), **settings)
     code: int = Exit.FAILURE
     with asyncio.Runner() as runner:
         try:

@@ -99,6 +99,7 @@ class Executor:
         self._interrupted = interrupted
         self._slots = slots
         self._outbox = outbox
+        self._post = outbox.put
         self._max_payload = max_payload
         self._now = clock.now
         self._emit = emit
@@ -160,7 +161,7 @@ class Executor:
             self._end_unrun(reserved, park(reserved, error, self._now))
             return None
         held = reserved.held
-        run = Run(reserved, held, rules, time.monotonic(), self._outbox.put, self._emit, self._max_payload)
+        run = Run(reserved, held, rules, time.monotonic(), self._post, self._emit, self._max_payload)
         self._runs[held] = run
         current = _current(run, context)
         loop = asyncio.get_running_loop()
@@ -280,12 +281,12 @@ class Executor:
         return reserved.id, reserved.name, reserved.queue, reserved.attempt, self._worker
 
     def _announce_end(self, reserved: ReservedTask, outcome: Outcome, run: Run | None = None) -> None:
-        error = outcome.error if isinstance(outcome, Failed | Retried | Released) else None
-        kind: Any = (
-            TaskParked if isinstance(outcome, Released) and error is not None else _ENDS[type(outcome)]
-        )
+        kind = _ENDS[type(outcome)]
+        if isinstance(outcome, Released) and outcome.error is not None:
+            kind = TaskParked
         if not self._emit.wants(kind):
             return
+        error = outcome.error if isinstance(outcome, Failed | Retried | Released) else None
         end: tuple[Any, ...] = *self._about(reserved), 0.0 if run is None else run.duration
         if error is not None:
             info = decode_error(error)

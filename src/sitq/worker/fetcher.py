@@ -73,8 +73,13 @@ class Fetcher:
         self._wake()
 
     def slot_freed(self) -> None:
-        """Look again, if it was a slot that was missing, or if nothing runs any more."""
+        """Look again, if it was a slot that was missing, or if this may have been the last task."""
         if self._full or (self._idle is not None and self._slots.unused):
+            self._wake()
+
+    def settled(self) -> None:
+        """Look again, if somebody wants to know of the end: no outcome is on its way any more."""
+        if self._idle is not None:
             self._wake()
 
     def _wake(self) -> None:

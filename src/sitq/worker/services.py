@@ -85,7 +85,8 @@ class Services:
         )
         self._pruner = Pruner(config.id, backend, emit)
         self._ticker = Ticker(config.id, backend, clock, emit)
-        self._slots.on_free = self._completer.on_settled = self._fetcher.slot_freed
+        self._slots.on_free = self._fetcher.slot_freed
+        self._completer.on_settled = self._fetcher.settled
         self._loops: list[asyncio.Task[None]] = []
         self._stop_requested = asyncio.Event()
         self._hurry = asyncio.Event()

@@ -2,12 +2,12 @@
 
 import json
 import sqlite3
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from sitq.backends.sqlite import limits, rates, registry
-from sitq.backends.sqlite.limits import Gate, Turn
+from sitq.backends.sqlite.limits import Gate, Limits, Turn
 from sitq.backends.sqlite.rings import Rings
 from sitq.backends.sqlite.schema import moment
 from sitq.model import MAX_PRIORITY, MIN_PRIORITY, Reserved, ReservedTask, TaskId
@@ -165,31 +165,40 @@ def _take_limited(
     Returns all that was taken, and whether there may be more that was not looked at.
     """
     wanted = search.wanted
+    best = turns[: wanted.limit]
+    if wanted.ids is None:  # beyond these, others of their queues may come first
+        turns = best
     gate = Gate(db, wanted.now)
-    taken: set[Turn] = set()
-    had = set(turns[: wanted.limit])
+    limited = limits.of_pending(db, [seq for _, _, seq in turns])
+    taken = {turn for turn in best if turn[2] not in limited}
     while turns and len(taken) < wanted.limit and gate.held_up < _MOST_HELD_UP:
-        limited = limits.of_pending(db, [seq for _, _, seq in turns])
-        chosen: set[Turn] = set()
-        for turn in turns:
-            if len(taken) == wanted.limit:
-                break
-            bounds = limited.get(turn[2])
-            if bounds is None or gate.lets_in(turn, bounds):
-                taken.add(turn)
-                if bounds is not None or turn not in had:
-                    chosen.add(turn)
+        others = [turn for turn in turns if turn not in taken]
+        chosen = _let_in(gate, others, limited, wanted.limit - len(taken), to_the_end=wanted.ids is not None)
         _take(db, _TAKE, fence, wanted, chosen)
+        taken.update(chosen)
         gate.write(rings)
         limits.open_lines(db, wanted.now)  # room that somebody did not use
         if wanted.ids is not None:
-            break
+            return sorted(taken), False
         # What was taken may be due again at once, by a lease of no length.
-        more = _turns(db, search, _LOOK + len(taken))
         seqs = {seq for _, _, seq in taken}
-        turns = [turn for turn in more if turn[2] not in seqs][:_LOOK]
-        had.clear()
-    return sorted(taken), bool(turns) and wanted.ids is None
+        turns = [turn for turn in _turns(db, search, _LOOK + len(taken)) if turn[2] not in seqs][:_LOOK]
+        limited = limits.of_pending(db, [seq for _, _, seq in turns])
+    return sorted(taken), bool(turns)
+
+
+def _let_in(
+    gate: Gate, turns: Iterable[Turn], limited: Mapping[int, Limits], most: int, *, to_the_end: bool
+) -> list[Turn]:
+    """The first of these that may start, up to where somebody in a line may come before the next one."""
+    chosen: list[Turn] = []
+    for turn in turns:
+        if len(chosen) == most or (gate.made_room and not to_the_end):
+            break
+        bounds = limited.get(turn[2])
+        if bounds is None or gate.lets_in(turn, bounds):
+            chosen.append(turn)
+    return chosen
 
 
 def _taken(db: sqlite3.Connection, fence: int, turns: Sequence[Turn]) -> list[ReservedTask]:

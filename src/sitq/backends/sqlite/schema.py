@@ -33,7 +33,7 @@ it; 'passed' stands in `unique_until` when somebody came after that instant.
 # look for have one.
 _TASKS: Final = f"""
 CREATE TABLE sitq_meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
-INSERT INTO sitq_meta VALUES ('schema_version', 1), ('fence', 0), ('stale_outcomes', 0);
+INSERT INTO sitq_meta VALUES ('schema_version', 1), ('fence', 0), ('stale_outcomes', 0), ('requeued', 0);
 
 CREATE TABLE sitq_tasks (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -140,6 +140,12 @@ CREATE TABLE sitq_listeners (
     cancels INTEGER NOT NULL,
     seen_at INTEGER NOT NULL
 ) STRICT;
+
+CREATE TABLE sitq_counts (
+    queue TEXT PRIMARY KEY,
+    unfinished INTEGER NOT NULL,
+    grown INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
 
 CREATE TABLE sitq_paused (queue TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;
 
