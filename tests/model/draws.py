@@ -52,7 +52,8 @@ notes = st.lists(
     ),
     max_size=3,
 )
-room = st.one_of(st.just({}), st.dictionaries(st.sampled_from(["x", "y"]), st.integers(0, 5)))
+no_bound: dict[str, int] = {}
+room = st.one_of(st.just(no_bound), st.dictionaries(st.sampled_from(["x", "y"]), st.integers(0, 5)))
 infos = st.builds(
     WorkerInfo,
     host=st.sampled_from(["here", "größe"]),
@@ -119,4 +120,6 @@ def outcome(kind: type[Outcome], held: Held, at: datetime | None, now: datetime,
         return Released(held, at, data or None)
     if kind is Cancelled:
         return Cancelled(held, data or None)
-    return Succeeded(held, data) if kind is Succeeded else Failed(held, data)
+    if kind is Succeeded:
+        return Succeeded(held, data)
+    return Failed(held, data) if at is None else Failed(held, data, at - now)

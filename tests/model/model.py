@@ -72,7 +72,7 @@ class Row:
     metadata: Any
     enqueued_at: datetime
     due_at: datetime | None
-    ttl: timedelta | None
+    result_ttl: timedelta | None
     unique: Unique | None
     concurrency: Concurrency | None
     rate: Rate | None
@@ -87,7 +87,8 @@ class Row:
     result: bytes | None = None
     error: bytes | None = None
     holds: bool = True
-    notes: list[Said] = field(default_factory=list)
+    keep_for: timedelta = timedelta(0)
+    notes: list[Said] = field(default_factory=list[Said])
 
     def end(self, status: Status, now: datetime) -> None:
         self.status, self.due_at, self.finished_at = status, None, now
@@ -96,6 +97,11 @@ class Row:
     @property
     def until_instant(self) -> datetime | None:
         return self.unique.until if self.unique and isinstance(self.unique.until, datetime) else None
+
+    def is_over(self, now: datetime) -> bool:
+        if self.finished_at is None or self.result_ttl is None:
+            return False
+        return self.finished_at + max(self.result_ttl, self.keep_for) <= now
 
 
 COMPARED = [each.name for each in fields(TaskRecord) if each.name != "seq"]
@@ -182,7 +188,7 @@ class Model:
             self.write_down(row, NoteKind.REQUEUED, row.error or b"", now)
             row.status, row.due_at, row.attempt, row.crashes = Status.PENDING, now, 0, 0
             row.worker = row.started_at = row.finished_at = row.error = None
-            row.cancel_requested, row.holds = False, True
+            row.cancel_requested, row.holds, row.keep_for = False, True, timedelta(0)
             self.look_back(row)
             again.append(row.id)
         return again
@@ -223,7 +229,7 @@ class Model:
         now: datetime, lease: timedelta,
     ) -> list[Row]:  # fmt: skip
         """The tasks that are handed out, as they are then except for their fences."""
-        taken = []
+        taken: list[Row] = []
         for row in self.unfinished(queues):
             at = self.opens_at(row)
             if len(taken) < limit and at is not None and at <= now and (ids is None or row.id in ids):
@@ -265,6 +271,7 @@ class Model:
             row.result, row.error = outcome.result, None
         elif outcome.error is not None:
             row.error = outcome.error
+        row.keep_for = outcome.keep_for if isinstance(outcome, Failed) else timedelta(0)
         if status in FINISHED:
             row.end(status, now)
         elif isinstance(outcome, Retried | Released):
@@ -291,7 +298,7 @@ class Model:
             row.id
             for row in over.values()
             if not (row.until_instant is not None and row.until_instant > now and row.holds)
-            if (row.id in ids if ids is not None else _is_past(row.finished_at, row.ttl, now))
+            if (row.id in ids if ids is not None else row.is_over(now))
         }
 
     # -- What is said --
@@ -314,7 +321,3 @@ class Model:
             self.workers[worker] = WorkerRecord(id=worker, info=info, seen_at=now, alive_until=now + lease)
         elif info is not None:
             self.workers.pop(worker, None)
-
-
-def _is_past(finished_at: datetime | None, ttl: timedelta | None, now: datetime) -> bool:
-    return finished_at is not None and ttl is not None and finished_at + ttl <= now

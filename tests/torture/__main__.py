@@ -18,6 +18,7 @@ from tests.torture.checker import check
 from tests.torture.history import collect
 
 WORKERS = 3
+PRODUCERS = 2
 PAUSED = (2 * crew.LEASE, 4 * crew.LEASE)
 LET_LIVE = 0.3
 
@@ -30,15 +31,19 @@ class Harness:
         self._rng = random.Random(seed)
         self._workers: set[int] = set()
         self._paused: dict[int, float] = {}
-        self._producer = 0
+        self._producers: set[int] = set()
+        self._steward = 0
         self.kills = self.pauses = self.producer_kills = 0
 
     def start(self) -> None:
         while len(self._workers) < WORKERS:
             self._workers.add(fork(lambda: crew.work(self._folder)))
-        if not self._producer:
+        while len(self._producers) < PRODUCERS:
             seed = self._rng.randrange(2**32)
-            self._producer = fork(lambda: crew.produce(self._folder, seed))
+            self._producers.add(fork(lambda seed=seed: crew.produce(self._folder, seed)))  # type: ignore[misc]
+        if not self._steward:
+            steward = self._rng.randrange(2**32)
+            self._steward = fork(lambda: crew.govern(self._folder, steward))
 
     def strike(self) -> None:
         """One act of violence, after a random pause."""
@@ -51,8 +56,9 @@ class Harness:
         fate = self._rng.random()
         victim = self._rng.choice(sorted(self._workers))
         if fate < 0.05:
-            end(self._producer)
-            self._producer = 0
+            producer = self._rng.choice(sorted(self._producers))
+            self._producers.discard(producer)
+            end(producer)
             self.producer_kills += 1
         elif victim in self._paused:
             pass  # it is to live and to say what it did: the stale worker is the harder case
@@ -71,7 +77,7 @@ class Harness:
         for pid in self._paused:
             os.kill(pid, signal.SIGCONT)
         time.sleep(self._rng.random() * 0.1)
-        for pid in [*self._workers, self._producer]:
+        for pid in [*self._workers, *self._producers, self._steward]:
             end(pid)
         self._workers.clear()
         healthy = [fork(lambda: crew.work(self._folder, until_done=True)) for _ in range(2)]
@@ -117,7 +123,9 @@ def torture(folder: Path, *, kills: int, seconds: float | None, seed: int) -> in
         f"{harness.kills} kills, {harness.pauses} pauses beyond the lease, {harness.producer_kills} producers killed, "
         f"{len(history.acknowledged)} tasks acknowledged, {len(history.ran)} runs, "
         f"{sum(not entry.accepted for entry in history.reported)} stale outcomes refused, "
-        f"{sum(task.status == 'failed' for task in history.final)} given up, "
+        f"{sum(task.status == 'failed' for task in history.final)} given up, {len(history.requeued)} requeued, "
+        f"{sum(one.kind == 'Retried' for one in history.sent)} retries, {len(history.noted)} lines, "
+        f"{sum('tick' in task.meta for task in history.final)} ticks, "
         f"integrity {history.integrity}, {time.monotonic() - began:.0f} s"
     )
     for problem in problems[:50]:

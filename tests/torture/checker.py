@@ -1,70 +1,15 @@
 """The judge of a torture run: a history and the final state go in, broken promises come out. It knows no database."""
 
-import itertools
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import NamedTuple
+
+from tests.torture.entries import History, Ran, by_id, reservations
+from tests.torture.spans import ENDS, limits_hold
+from tests.torture.tries import attempts_are_bounded, requeued_run_again, ticks_come_once, tries_are_counted
 
 FINISHED = frozenset({"success", "failed", "cancelled"})
-
-
-class Reserved(NamedTuple):
-    """A worker was handed a task."""
-
-    id: str
-    fence: int
-    attempt: int
-    crashes: int
-
-
-class Ran(NamedTuple):
-    """A task began to run; `mark` is what that run returns."""
-
-    id: str
-    attempt: int
-    mark: str
-
-
-class Reported(NamedTuple):
-    """The storage answered to an outcome."""
-
-    id: str
-    fence: int
-    kind: str
-    accepted: bool
-
-
-class Seen(NamedTuple):
-    """A reader saw a finished task."""
-
-    id: str
-    status: str
-    fence: int
-
-
-class Final(NamedTuple):
-    """A task at the end."""
-
-    id: str
-    status: str
-    fence: int
-    crashes: int
-    max_crashes: int
-    due: bool
-    result: str | None = None
-    error_type: str | None = None
-
-
-@dataclass
-class History:
-    acknowledged: set[str] = field(default_factory=set)
-    reserved: list[Reserved] = field(default_factory=list)
-    ran: list[Ran] = field(default_factory=list)
-    reported: list[Reported] = field(default_factory=list)
-    seen: list[Seen] = field(default_factory=list)
-    final: list[Final] = field(default_factory=list)
-    integrity: str = "ok"
+PLANNED = "Planned"
+"""The name of the exception of tasks that fail on purpose."""
 
 
 def check(history: History) -> list[str]:
@@ -72,19 +17,36 @@ def check(history: History) -> list[str]:
     return [
         *_nothing_lost(history),
         *_fences_grow(history),
+        *tries_are_counted(history),
+        *attempts_are_bounded(history),
+        *requeued_run_again(history),
         *_results_come_from_the_last_fence(history),
         *_one_outcome_counts(history),
         *_finished_is_final(history),
         *_crashes_are_bounded(history),
+        *_failures_are_meant(history),
+        *limits_hold(history),
+        *_notes_come_from_current_fences(history),
+        *ticks_come_once(history),
         *([] if history.integrity == "ok" else [f"integrity_check says {history.integrity}"]),
     ]
 
 
-def _by_id(entries: Iterable[tuple]) -> dict[str, list]:  # type: ignore[type-arg]
-    found = defaultdict(list)
-    for entry in entries:
-        found[entry[0]].append(entry)
-    return found
+class _Fences:
+    """Under which fence a run ran: the last one by then that its process got for this attempt."""
+
+    def __init__(self, history: History) -> None:
+        self._reserved = reservations(history)
+
+    def of(self, run: Ran) -> int | None:
+        return max(
+            (
+                one.fence
+                for one in self._reserved.get(run.id, ())
+                if (one.attempt, one.pid) == (run.attempt, run.pid) and one.answered <= run.at
+            ),
+            default=None,
+        )
 
 
 def _nothing_lost(history: History) -> Iterable[str]:
@@ -94,7 +56,7 @@ def _nothing_lost(history: History) -> Iterable[str]:
             yield f"{task_id} is stored {count} times"
     for task_id in sorted(history.acknowledged - final.keys()):
         yield f"{task_id} was acknowledged and is gone"
-    runs = _by_id(history.ran)
+    runs = by_id(history.ran)
     for task in history.final:
         if task.status not in FINISHED:
             yield f"{task.id} is {task.status} at the end"
@@ -106,31 +68,17 @@ def _nothing_lost(history: History) -> Iterable[str]:
 
 def _fences_grow(history: History) -> Iterable[str]:
     final = {task.id: task for task in history.final}
-    for task_id, entries in _by_id(history.reserved).items():
-        by_fence = sorted(entries, key=lambda entry: entry.fence)
-        for before, after in itertools.pairwise(by_fence):
-            if after.fence == before.fence:
-                yield f"{task_id} was handed out twice under fence {after.fence}"
-            if (after.attempt, after.crashes) < (before.attempt, before.crashes):
-                yield (
-                    f"{task_id}: fence {after.fence} came with attempt {after.attempt}, fence {before.fence} with "
-                    f"{before.attempt}"
-                )
-        for entry in entries:
-            # A crash uses up an attempt, a release gives it back, and no task here asks for another one.
-            if entry.attempt != entry.crashes + 1:
-                yield f"{task_id} was handed out as attempt {entry.attempt} after {entry.crashes} crashes"
-        highest = max(entry.fence for entry in entries)
+    for task_id, entries in reservations(history).items():
+        for fence, count in Counter(entry.fence for entry in entries).items():
+            if count > 1:
+                yield f"{task_id} was handed out twice under fence {fence}"
+        highest = entries[-1].fence
         if task_id in final and final[task_id].fence < highest:
             yield f"{task_id} ends with fence {final[task_id].fence}, and {highest} was handed out"
 
 
 def _results_come_from_the_last_fence(history: History) -> Iterable[str]:
-    # What was given back without a run has the attempt of the run that came after it.
-    fences = {
-        (entry.id, entry.attempt): entry.fence
-        for entry in sorted(history.reserved, key=lambda entry: entry.fence)
-    }
+    fences = _Fences(history)
     marks = {run.mark: run for run in history.ran}
     for task in history.final:
         if task.status != "success":
@@ -139,21 +87,23 @@ def _results_come_from_the_last_fence(history: History) -> Iterable[str]:
         if run is None or run.id != task.id:
             yield f"{task.id} has a result that none of its runs returned: {task.result}"
             continue
-        fence = fences.get((run.id, run.attempt))
+        fence = fences.of(run)
         if fence != task.fence:
             yield f"{task.id} has the result of fence {fence}, and the last one was {task.fence}"
+        if run.attempt <= task.meta.get("fails", 0):
+            yield f"{task.id} has the result of attempt {run.attempt}, which was to fail"
 
 
 def _one_outcome_counts(history: History) -> Iterable[str]:
     final = {task.id: task for task in history.final}
+    requeued = {(one.id, one.fence) for one in history.wanted}
     kinds = {"Succeeded": "success", "Failed": "failed", "Cancelled": "cancelled"}
-    for task_id, entries in _by_id(entry for entry in history.reported if entry.accepted).items():
-        ends = [entry for entry in entries if entry.kind in kinds]
-        if len({entry.fence for entry in ends}) > 1:
-            yield f"{task_id}: outcomes of several fences were accepted: {sorted({entry.fence for entry in ends})}"
-        if task_id not in final:
-            continue
-        for entry in ends:
+    accepted = [entry for entry in history.reported if entry.accepted and entry.kind in ENDS]
+    for task_id, ends in by_id(accepted).items():
+        last = [entry for entry in ends if entry[:2] not in requeued or entry.fence == final[task_id].fence]
+        if len({entry.fence for entry in last}) > 1:
+            yield f"{task_id}: outcomes of several fences were accepted: {sorted({entry.fence for entry in last})}"
+        for entry in last if task_id in final else ():
             if entry.fence != final[task_id].fence:
                 yield f"{task_id}: an outcome of fence {entry.fence} was accepted, the last was {final[task_id].fence}"
             if kinds[entry.kind] != final[task_id].status:
@@ -162,22 +112,54 @@ def _one_outcome_counts(history: History) -> Iterable[str]:
 
 def _finished_is_final(history: History) -> Iterable[str]:
     final = {task.id: task for task in history.final}
+    requeued = {(one.id, one.fence) for one in history.wanted}
     for seen in history.seen:
         task = final.get(seen.id)
-        if task is not None and (task.status, task.fence) != (seen.status, seen.fence):
+        if task is None or (task.status, task.fence) == (seen.status, seen.fence):
+            continue
+        if seen.status != "failed" or (seen.id, seen.fence) not in requeued:
             yield (
                 f"{seen.id} was {seen.status} under fence {seen.fence}, and ends as {task.status} under {task.fence}"
             )
 
 
 def _crashes_are_bounded(history: History) -> Iterable[str]:
-    runs = _by_id(history.ran)
+    fences = _Fences(history)
+    sent = {(one.id, one.fence) for one in history.sent}
+    runs = by_id(history.ran)
+    requeued = Counter(one.id for one in history.wanted)
     for task in history.final:
-        count = len(runs.get(task.id, ()))
         # Not the counter: a worker may also die after it took a task in order to give it up, without a run.
-        if count > task.max_crashes:
-            yield f"{task.id} ran {count} times, and {task.max_crashes} crashes were allowed"
-        if task.status == "failed" and task.error_type != "worker_lost":
-            yield f"{task.id} failed with {task.error_type}, and none of them fails by itself"
-        if task.status == "failed" and task.crashes < task.max_crashes:
-            yield f"{task.id} was given up after {task.crashes} crashes of {task.max_crashes}"
+        died = [run for run in runs.get(task.id, ()) if (run.id, fences.of(run)) not in sent]
+        most = task.max_crashes * (1 + requeued[task.id])
+        if len(died) > most:
+            yield f"{task.id} ran {len(died)} times without an end, and {most} crashes were allowed"
+
+
+def _failures_are_meant(history: History) -> Iterable[str]:
+    for task in history.final:
+        if task.status != "failed":
+            continue
+        if task.error_type == "worker_lost":
+            if task.crashes < task.max_crashes:
+                yield f"{task.id} was given up after {task.crashes} crashes of {task.max_crashes}"
+        elif not (task.error_type or "").endswith(PLANNED) or not task.meta.get("fails"):
+            yield f"{task.id} failed with {task.error_type}, and does not do that by itself"
+        elif task.attempt < task.meta.get("max_attempts", 1):
+            yield f"{task.id} was given up in attempt {task.attempt} of {task.meta['max_attempts']}"
+
+
+def _notes_come_from_current_fences(history: History) -> Iterable[str]:
+    fences = _Fences(history)
+    runs = {run.mark: run for run in history.ran}
+    for task_id, notes in by_id(history.noted).items():
+        last = 0
+        for note in notes:
+            run = runs.get(note.mark)
+            if run is None or run.id != task_id:
+                yield f"{task_id} has a note that none of its runs wrote: {note.mark}"
+                continue
+            fence = fences.of(run) or 0
+            if fence < last:
+                yield f"{task_id} has a note of fence {fence} that was stored after one of fence {last}"
+            last = max(last, fence)

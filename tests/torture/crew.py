@@ -1,24 +1,36 @@
-"""The processes of a torture run: workers, a producer, and those who finish the work at the end."""
+"""The processes of a torture run: workers, producers, a steward, and those who finish the work at the end."""
 
 import asyncio
 import os
 import random
 import time
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sitq import SitqError, Status, TaskQueue, Worker, call, current_task
+from sitq import RetryPolicy, SitqError, Snooze, Status, TaskQueue, Worker, call, current_task
 from sitq.backends.sqlite import SQLiteBackend
-from tests.torture.checker import Ran, Seen
+from sitq.errors import ScheduleNotFoundError
+from sitq.rates import RateLimit
+from tests.torture.entries import Ran, Seen
 from tests.torture.history import Journal, Journalled
 
 LEASE = 0.3
 BACKLOG = 40  # small: what lost its lease is to be taken over before its first worker wakes up
 NEVER_GIVEN_UP = 1000
+RATE = RateLimit(15, timedelta(seconds=0.5))
+WINDOW = 0.3
+SCHEDULE = "tick"
 
 
 class Acknowledged(NamedTuple):
     id: str
+
+
+class Planned(Exception):
+    """What tasks fail with on purpose."""
 
 
 # -- The tasks: each run leaves a mark and returns it ----------------------------------------------
@@ -26,9 +38,10 @@ class Acknowledged(NamedTuple):
 
 def leave_mark(folder: str) -> str:
     task = current_task()
+    now = time.monotonic()
     mark = f"{task.id} {task.attempt} {os.getpid()} {time.monotonic_ns()}"
     journal = Journal(f"{folder}/journal")
-    journal.write(Ran(task.id, task.attempt, mark))
+    journal.write(Ran(task.id, task.attempt, mark, os.getpid(), now))
     os.close(journal._fd)
     return mark
 
@@ -49,34 +62,60 @@ def in_a_thread(folder: str, span: float) -> str:
     return mark
 
 
+async def failing(folder: str, fails: int) -> str:
+    mark = leave_mark(folder)
+    if current_task().attempt <= fails:
+        raise Planned(mark)
+    return mark
+
+
+async def snoozing(folder: str) -> str:
+    mark = leave_mark(folder)
+    if random.random() < 0.5:
+        raise Snooze(0.02)
+    return mark
+
+
+async def talking(folder: str, span: float) -> str:
+    mark = leave_mark(folder)
+    for percent in (0, 50, 100):
+        current_task().progress(percent, mark)
+        current_task().log(mark)
+        await asyncio.sleep(span / 3)
+    return mark
+
+
 # -- The processes ---------------------------------------------------------------------------------
 
 
+def journalled(folder: Path, *, synced: bool = False) -> tuple[Any, Journal]:
+    journal = Journal(str(folder / "journal"), synced=synced)
+    return Journalled(SQLiteBackend(folder / "tasks.db"), journal), journal
+
+
 async def work(folder: Path, *, until_done: bool = False) -> None:
-    journal = Journal(str(folder / "journal"))
-    backend: Any = Journalled(SQLiteBackend(folder / "tasks.db"), journal)
+    backend, _ = journalled(folder)
     async with TaskQueue(backend) as queue:
         worker = Worker(queue, concurrency=8, lease=LEASE, poll_interval=0.05)
         if not until_done:
             await worker.run()
+        with suppress(ScheduleNotFoundError):
+            await queue.remove_schedule(SCHEDULE)
         async with worker:
-            while any(not status.finished for one in (await queue.stats()).queues for status in one.counts):
+            while await _backlog(queue):
                 await asyncio.sleep(0.05)
 
 
 async def produce(folder: Path, seed: int) -> None:
     """Keep a backlog. What is acknowledged is written down and synced before anything else happens."""
     rng = random.Random(seed)
-    journal = Journal(str(folder / "journal"), synced=True)
-    async with TaskQueue(folder / "tasks.db") as queue:
+    backend, journal = journalled(folder, synced=True)
+    async with TaskQueue(backend) as queue:
         while True:
-            # Half of them survive any number of crashes, some are given up after three, some after one.
-            options = {"max_crashes": rng.choice([1, 3, NEVER_GIVEN_UP, NEVER_GIVEN_UP])}
             try:
-                handles = await queue.options(**options).enqueue_many(
-                    [_a_call(rng, str(folder)) for _ in range(rng.randint(1, 30))]
-                )
-                journal.write(*map(Acknowledged, handles))
+                for calls, options in _batches(rng, str(folder)):
+                    handles: list[Any] = await queue.options(**options).enqueue_many(calls)
+                    journal.write(*map(Acknowledged, handles))
                 await _look(queue, journal)
             except SitqError:
                 continue  # not acknowledged: it may be there or not
@@ -85,14 +124,74 @@ async def produce(folder: Path, seed: int) -> None:
                 await asyncio.sleep(0.02)
 
 
+def _batches(rng: random.Random, folder: str) -> Iterator[tuple[list[Any], dict[str, Any]]]:
+    for _ in range(rng.randint(1, 3)):
+        calls, options, metadata = _some(rng, folder)
+        # Half of them survive any number of crashes, some are given up after three, some after one.
+        crashes = rng.choice([1, 3, NEVER_GIVEN_UP, NEVER_GIVEN_UP])
+        yield calls, {"max_crashes": crashes, "metadata": metadata, **options}
+
+
+def _some(rng: random.Random, folder: str) -> tuple[list[Any], dict[str, Any], dict[str, Any]]:
+    """Calls, with options that bound them, and what the judge has to know of both."""
+    calls = [_a_call(rng, folder) for _ in range(rng.randint(1, 12))]
+    match rng.randrange(8):
+        case 0:
+            fails, most = rng.randint(1, 3), rng.randint(2, 3)
+            policy = RetryPolicy(max_attempts=most, backoff="constant", base=0.03, jitter="none")
+            calls = [call(failing, folder, fails) for _ in range(3)]
+            return calls, {"retry": policy}, {"fails": fails, "max_attempts": most}
+        case 1:
+            limit = rng.randint(1, 2)
+            key = f"at most {limit}"
+            return (
+                calls[:4],
+                {"concurrency_key": key, "concurrency_limit": limit},
+                {"concurrency": [key, limit]},
+            )
+        case 2:
+            meta = {"rate": ["paced", RATE.count, RATE.period.total_seconds()]}
+            return calls, {"rate_key": "paced", "rate_limit": RATE}, meta
+        case 3:
+            key, until = f"one {rng.randint(1, 3)}", rng.choice(["start", "end", "end"])
+            return calls[:1], {"unique_key": f"{key} {until}", "unique_until": until}, {
+                "unique": f"{key} {until}", "until": until,
+            }  # fmt: skip
+        case 4:
+            key = f"throttled {rng.randint(1, 2)}"
+            return calls[:1], {"unique_key": key, "throttle": WINDOW}, {"throttle": [key, WINDOW]}
+        case 5:
+            return [call(talking, folder, rng.random() * 0.4) for _ in range(3)], {}, {"says": True}
+        case _:
+            return calls, {}, {}
+
+
 def _a_call(rng: random.Random, folder: str) -> Any:
-    match rng.randrange(4):
+    match rng.randrange(5):
         case 0:
             return call(waiting, folder, rng.random() * 0.1)
         case 1:
             return call(in_a_thread, folder, rng.random() * 0.05)
+        case 2:
+            return call(snoozing, folder)
         case _:
             return call(quick, folder)
+
+
+async def govern(folder: Path, seed: int) -> None:
+    """Set up the schedule, and give some of what failed one more run."""
+    rng = random.Random(seed)
+    backend, _ = journalled(folder)
+    requeued: set[str] = set()
+    async with TaskQueue(backend) as queue:
+        await queue.schedule(SCHEDULE, call(quick, str(folder)), every=1, misfire="all", overlap="allow")
+        while True:
+            await asyncio.sleep(0.05)
+            with suppress(SitqError):
+                failed = await queue.find(status=Status.FAILED, limit=20)
+                chosen = [task for task in failed if task.id not in requeued and rng.random() < 0.2]
+                requeued.update(task.id for task in chosen)
+                await backend.requeue(chosen)
 
 
 async def _look(queue: TaskQueue, journal: Journal) -> None:

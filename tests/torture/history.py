@@ -8,19 +8,31 @@ import asyncio
 import json
 import os
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from sitq.backends.base import Backend
 from sitq.backends.sqlite import SQLiteBackend
 from sitq.failure import decode_error
-from sitq.model import Outcome, TaskQuery, TaskRecord
+from sitq.model import Enqueued, NewTask, NoteKind, Outcome, Released, Retried, TaskQuery, TaskRecord
+from sitq.progress import decode_line
 from sitq.serialization import decode_value
-from tests.torture.checker import Final, History, Ran, Reported, Reserved, Seen
-
-KINDS = {kind.__name__: kind for kind in (Reserved, Ran, Reported, Seen)}
+from tests.torture.entries import (
+    KINDS,
+    Final,
+    History,
+    Noted,
+    Reported,
+    Requeued,
+    Reserved,
+    Sent,
+    Stored,
+    Wanted,
+)
 
 
 class Journal:
@@ -39,7 +51,7 @@ class Journal:
 
 
 class Journalled:
-    """A backend that writes down what it handed out and what it accepted, after the fact."""
+    """A backend that writes down what it is told, what it handed out and what it accepted."""
 
     def __init__(self, inner: Backend, journal: Journal) -> None:
         self._inner = inner
@@ -48,15 +60,27 @@ class Journalled:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
 
+    async def enqueue(self, tasks: list[NewTask], **arguments: Any) -> list[Enqueued]:
+        asked = time.monotonic()
+        answers = await self._inner.enqueue(tasks, **arguments)
+        answered = time.monotonic()
+        keyed = [answer for task, answer in zip(tasks, answers, strict=True) if task.unique]
+        self._journal.write(*(Stored(*answer, asked, answered) for answer in keyed))
+        return answers
+
     async def reserve(self, *args: Any, **kwargs: Any) -> Any:
+        asked = time.monotonic()
         answer = await self._inner.reserve(*args, **kwargs)
+        times = (os.getpid(), asked, time.monotonic())
         self._journal.write(
-            *(Reserved(task.id, task.fence, task.attempt, task.crashes) for task in answer.tasks)
+            *(Reserved(task.id, task.fence, task.attempt, task.crashes, *times) for task in answer.tasks)
         )
         return answer
 
-    async def complete(self, outcomes: list[Outcome]) -> Any:
-        answer = await self._inner.complete(outcomes)
+    async def complete(self, outcomes: list[Outcome], **arguments: Any) -> Any:
+        now, wall = time.monotonic(), time.time()
+        self._journal.write(*(_announced(outcome, now, wall) for outcome in outcomes))
+        answer = await self._inner.complete(outcomes, **arguments)
         self._journal.write(
             *(
                 Reported(*outcome.held, type(outcome).__name__, outcome.held not in answer.stale)
@@ -64,6 +88,21 @@ class Journalled:
             )
         )
         return answer
+
+    async def requeue(self, ended: list[TaskRecord]) -> None:
+        """Give tasks another run that ended as they are given here."""
+        fences = {task.id: task.fence for task in ended}
+        self._journal.write(*map(Wanted, fences, fences.values()))
+        done = await self._inner.requeue([*fences])
+        answered = time.monotonic()
+        self._journal.write(*(Requeued(task_id, fences[task_id], answered) for task_id in done))
+
+
+def _announced(outcome: Outcome, now: float, wall: float) -> Sent:
+    due = None
+    if isinstance(outcome, Retried | Released):
+        due = now if outcome.at is None else now + (outcome.at.timestamp() - wall)
+    return Sent(*outcome.held, type(outcome).__name__, now, due)
 
 
 def collect(database: Path, folder: Path) -> History:
@@ -73,26 +112,31 @@ def collect(database: Path, folder: Path) -> History:
     for name, *values in whole_lines((folder / "journal").read_text()):
         entries[name].append(values)
     history.acknowledged = {task_id for [task_id] in entries["Acknowledged"]}
-    history.reserved = [Reserved(*values) for values in entries["Reserved"]]
-    history.ran = [Ran(*values) for values in entries["Ran"]]
-    history.reported = [Reported(*values) for values in entries["Reported"]]
-    history.seen = [Seen(*values) for values in entries["Seen"]]
+    for name, kind in KINDS.items():
+        setattr(history, name.lower(), [kind(*values) for values in entries[name]])
     with closing(sqlite3.connect(database)) as db:
         history.integrity = db.execute("PRAGMA integrity_check").fetchone()[0]
-    history.final = [
-        Final(
-            record.id,
-            record.status,
-            record.fence,
-            record.crashes,
-            record.max_crashes,
-            record.due_at is not None,
-            None if record.result is None else decode_value(record.result),
-            None if record.error is None else decode_error(record.error).type,
-        )
-        for record in asyncio.run(_everything(database))
-    ]
+    records, history.noted = asyncio.run(_everything(database))
+    history.final = [_final(record) for record in records]
     return history
+
+
+def _final(record: TaskRecord) -> Final:
+    meta = dict(record.metadata or {})
+    if "tick" in meta:
+        meta["tick"] = datetime.fromisoformat(meta["tick"]).timestamp()
+    return Final(
+        record.id,
+        record.status,
+        record.fence,
+        record.crashes,
+        record.max_crashes,
+        record.due_at is not None,
+        None if record.result is None else decode_value(record.result),
+        None if record.error is None else decode_error(record.error).type,
+        record.attempt,
+        meta,
+    )
 
 
 def whole_lines(text: str) -> Iterator[list[Any]]:
@@ -105,10 +149,16 @@ def whole_lines(text: str) -> Iterator[list[Any]]:
             assert line.startswith("["), f"not a journal's line: {line!r}"
 
 
-async def _everything(database: Path) -> list[TaskRecord]:
+async def _everything(database: Path) -> tuple[list[TaskRecord], list[Noted]]:
     backend = SQLiteBackend(database)
     await backend.open()
     try:
-        return await backend.find(TaskQuery(limit=10_000_000, with_bytes=True))
+        tasks = await backend.find(TaskQuery(limit=10_000_000, with_bytes=True))
+        lines: list[Noted] = []
+        for task in tasks:
+            if (task.metadata or {}).get("says"):
+                notes = await backend.notes(task.id)
+                lines += [Noted(task.id, decode_line(one.data)) for one in notes if one.kind is NoteKind.LOG]
+        return tasks, lines
     finally:
         await backend.close()

@@ -1,13 +1,27 @@
 """The judge has to be judged: each broken promise, one at a time, must be noticed."""
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.torture.checker import Final, History, Ran, Reported, Reserved, Seen, check
+from tests.torture.checker import check
+from tests.torture.entries import (
+    Final,
+    History,
+    Noted,
+    Ran,
+    Reported,
+    Requeued,
+    Reserved,
+    Seen,
+    Sent,
+    Stored,
+    Wanted,
+)
 from tests.torture.history import Journal, whole_lines
 
 
@@ -23,6 +37,7 @@ def good() -> History:
             Reserved("c", 6, 1, 0),
         ],
         ran=[Ran("a", 1, "a1"), Ran("a", 2, "a2"), Ran("b", 1, "b1"), Ran("c", 1, "c1")],
+        sent=[Sent("a", 4, "Succeeded"), Sent("b", 5, "Failed"), Sent("c", 6, "Succeeded")],
         reported=[
             Reported("a", 4, "Succeeded", True),
             Reported("a", 1, "Succeeded", False),
@@ -38,8 +53,55 @@ def good() -> History:
     )
 
 
+def held(history: History, task_id: str, fence: int, since: float, kind: str, **what: Any) -> None:
+    """Add a reservation at an instant, which ends half a second later."""
+    attempt, due = what.get("attempt", 1), what.get("due")
+    history.reserved.append(Reserved(task_id, fence, attempt, what.get("crashes", 0), 7, since, since + 0.1))
+    history.ran.append(Ran(task_id, attempt, f"{task_id}{fence}", 7, since + 0.2))
+    history.sent.append(Sent(task_id, fence, kind, since + 0.5, due))
+    history.reported.append(Reported(task_id, fence, kind, True))
+
+
+def ended(history: History, task_id: str, fence: int, since: float, **meta: Any) -> None:
+    """Add a task that succeeded at once. One with a key took it a second before."""
+    if "unique" in meta or "throttle" in meta:
+        history.stored.append(Stored(task_id, True, since - 1.1, since - 1))
+    held(history, task_id, fence, since, "Succeeded")
+    history.final.append(Final(task_id, "success", fence, 0, 3, False, f"{task_id}{fence}", None, 1, meta))
+
+
+def full() -> History:
+    """Besides those: tasks that were retried, put off, requeued, bounded and scheduled."""
+    history = good()
+    held(history, "r", 10, 1, "Retried", due=1.7)
+    held(history, "r", 11, 2, "Retried", due=2.7, attempt=2)
+    held(history, "r", 12, 3, "Succeeded", attempt=3)
+    meta = {"fails": 2, "max_attempts": 3}
+    history.final.append(Final("r", "success", 12, 0, 3, False, "r12", None, 3, meta))
+    history.noted += [Noted("r", "r10"), Noted("r", "r11"), Noted("r", "r11")]
+    held(history, "s", 20, 1, "Released", due=1.6)
+    held(history, "s", 21, 2, "Succeeded")
+    history.final.append(Final("s", "success", 21, 0, 3, False, "s21"))
+    held(history, "q", 30, 1, "Failed")
+    history.wanted.append(Wanted("q", 30))
+    history.requeued.append(Requeued("q", 30, 1.9))
+    held(history, "q", 31, 2, "Failed")
+    meta = {"fails": 2, "max_attempts": 1}
+    history.final.append(Final("q", "failed", 31, 0, 3, False, None, "crew.Planned", 1, meta))
+    history.seen.append(Seen("q", "failed", 30))
+    for number, since in enumerate([1.0, 1.1, 2.0]):
+        ended(history, f"k{number}", 40 + number, since, concurrency=["two", 2])
+        ended(history, f"p{number}", 50 + number, since, rate=["fast", 2, 1.0])
+        ended(history, f"t{number}", 60 + number, 10 + number, throttle=["rare", 0.8])
+        ended(history, f"u{number}", 70 + number, 10 + 2 * number, unique="u", until="end")
+        ended(history, f"v{number}", 80 + number, 10 + 1.2 * number, unique="v", until="start")
+        ended(history, f"x{number}", 90 + number, 20, tick=100.0 + number)
+    return history
+
+
 def test_a_good_history_is_not_blamed() -> None:
     assert check(good()) == []
+    assert check(full()) == []
     assert check(History()) == []
 
 
@@ -54,6 +116,27 @@ def add(name: str, entry: Any) -> Any:
     return lambda history: getattr(history, name).append(entry)
 
 
+def in_turn(*changes: Callable[[History], None]) -> Callable[[History], None]:
+    def apply(history: History) -> None:
+        for one in changes:
+            one(history)
+
+    return apply
+
+
+def change(name: str, task_id: str, fence: int, **changed: Any) -> Any:
+    """Change the entries of one reservation."""
+
+    def apply(history: History) -> None:
+        entries = [
+            entry._replace(**changed) if entry[:2] == (task_id, fence) else entry
+            for entry in getattr(history, name)
+        ]
+        setattr(history, name, entries)
+
+    return apply
+
+
 BROKEN = {
     "an acknowledged task is gone": (lambda history: history.final.pop(0), "acknowledged and is gone"),
     "a task is stored twice": (lambda history: history.final.append(history.final[0]), "stored 2 times"),
@@ -64,14 +147,14 @@ BROKEN = {
         "never ran",
     ),
     "a fence that repeats": (add("reserved", Reserved("a", 4, 3, 2)), "twice under fence 4"),
-    "a fence that goes back": (add("reserved", Reserved("a", 3, 3, 2)), "fence 4 came with attempt 2"),
+    "a fence that goes back": (add("reserved", Reserved("a", 3, 3, 2)), "fence 4 came as attempt 2 after 1"),
     "an attempt that is used up for nothing": (
         add("reserved", Reserved("c", 7, 2, 0)),
-        "attempt 2 after 0 crashes",
+        "fence 7 came as attempt 2 after 0 crashes",
     ),
     "an attempt that is given back for nothing": (
         add("reserved", Reserved("a", 9, 2, 2)),
-        "attempt 2 after 2",
+        "fence 9 came as attempt 2 after 2",
     ),
     "a fence that is forgotten": (final("a", fence=3), "ends with fence 3, and 4 was handed out"),
     "the result of an older run": (final("a", result="a1"), "has the result of fence 1"),
@@ -85,15 +168,100 @@ BROKEN = {
     "an outcome that changes nothing": (add("reported", Reported("c", 6, "Failed", True)), "ends as success"),
     "a finished task changes": (add("seen", Seen("a", "failed", 4)), "was failed under fence 4"),
     "a finished task runs again": (add("seen", Seen("a", "success", 1)), "was success under fence 1"),
-    "too many runs": (add("ran", Ran("b", 2, "b2")), "ran 2 times, and 1 crashes"),
+    "too many runs": (
+        in_turn(
+            add("reserved", Reserved("b", 3, 2, 1)),
+            add("ran", Ran("b", 2, "b2")),
+            lambda history: history.sent.remove(Sent("b", 5, "Failed")),
+        ),
+        "ran 2 times without an end, and 1 crashes",
+    ),
     "another failure": (final("b", error_type="ValueError"), "failed with ValueError"),
     "given up too early": (final("b", max_crashes=3), "given up after 1 crashes of 3"),
+    "a retry that is no attempt": (change("reserved", "r", 12, attempt=2), "fence 12 came as attempt 2"),
+    "a retry that is two attempts": (change("reserved", "r", 11, attempt=3), "fence 11 came as attempt 3"),
+    "a retry that comes too early": (change("sent", "r", 11, due=3.5), "0.400 s before it was due"),
+    "a snooze that is an attempt": (change("reserved", "s", 21, attempt=2), "fence 21 came as attempt 2"),
+    "a snooze that is over too early": (change("sent", "s", 20, due=2.5), "before it was due"),
+    "handed out while it is held": (
+        change("sent", "s", 20, due=None, kind="Succeeded"),
+        "fence 21 came as attempt 1",
+    ),
+    "crashes that go back": (change("reserved", "r", 11, crashes=1), "and nothing was to come"),
+    "more attempts than allowed": (final("r", meta={"fails": 2, "max_attempts": 2}), "and 2 were allowed"),
+    "given up before the last attempt": (
+        final("q", meta={"fails": 2, "max_attempts": 2}),
+        "in attempt 1 of 2",
+    ),
+    "a failure that nobody planned": (final("q", meta={"max_attempts": 1}), "does not do that by itself"),
+    "an attempt succeeds that was to fail": (
+        final("r", meta={"fails": 3, "max_attempts": 3}),
+        "which was to fail",
+    ),
+    "requeued and never run": (
+        in_turn(add("requeued", Requeued("q", 31, 2.9)), add("wanted", Wanted("q", 31))),
+        "was requeued after fence 31, and ends under 31",
+    ),
+    "requeued in the middle of its attempts": (
+        change("reserved", "q", 31, attempt=2),
+        "fence 31 came as attempt 2",
+    ),
+    "a new run that nobody asked for": (
+        in_turn(lambda history: history.wanted.clear(), lambda history: history.requeued.clear()),
+        "fence 31 came as attempt 1",
+    ),
+    "a note of an older fence": (add("noted", Noted("r", "r10")), "a note of fence 10 that was stored after"),
+    "a note of nobody": (add("noted", Noted("r", "q30")), "a note that none of its runs wrote"),
+    "too many run at once": (
+        lambda history: ended(history, "k9", 49, 1.2, concurrency=["two", 2]),
+        "3 tasks of two ran at once, and 2 were allowed: ['k0', 'k1', 'k9']",
+    ),
+    "too many run at once because one was taken over": (
+        in_turn(
+            lambda history: history.sent.remove(Sent("k0", 40, "Succeeded", 1.5)),
+            lambda history: held(history, "k0", 45, 2.2, "Succeeded", attempt=2, crashes=1),
+            lambda history: ended(history, "k9", 49, 2.1, concurrency=["two", 2]),
+        ),
+        "3 tasks of two ran at once",
+    ),
+    "too many start in a period": (
+        lambda history: ended(history, "p9", 59, 1.5, rate=["fast", 2, 1.0]),
+        "3 tasks of fast started within 1.0 s",
+    ),
+    "two hold a key": (
+        lambda history: ended(history, "u9", 79, 12.2, unique="u", until="end"),
+        "u was held by 2 tasks at once: ['u1', 'u9']",
+    ),
+    "two wait under a key": (
+        lambda history: ended(history, "v9", 89, 11.0, unique="v", until="start"),
+        "v was held by 2 tasks at once",
+    ),
+    "requeued while another holds the key": (
+        in_turn(
+            add("requeued", Requeued("u0", 70, 11.2)),
+            add("wanted", Wanted("u0", 70)),
+            lambda history: held(history, "u0", 75, 11.5, "Succeeded"),
+        ),
+        "u was held by 2 tasks at once: ['u0', 'u1']",
+    ),
+    "two within a throttled span": (
+        lambda history: ended(history, "t9", 69, 11.5, throttle=["rare", 0.8]),
+        "rare let in t1 and t9",
+    ),
+    "a tick that comes twice": (
+        lambda history: ended(history, "x9", 99, 20, tick=101.0),
+        "the tick of 101.0 came twice",
+    ),
+    "a tick that never comes": (
+        lambda history: ended(history, "x9", 99, 20, tick=104.0),
+        "no tick came between 102.0 and 104.0",
+    ),
 }
 
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_each_broken_promise_is_noticed(name: str) -> None:
-    history = good()
+    history = full()
     break_it, words = BROKEN[name]
     break_it(history)
     problems = check(history)
@@ -103,6 +271,7 @@ def test_each_broken_promise_is_noticed(name: str) -> None:
 def test_a_task_that_was_given_back_without_a_run_is_not_blamed() -> None:
     history = good()
     history.reserved.append(Reserved("a", 3, 2, 1))
+    history.sent.append(Sent("a", 3, "Released", 0.0, 0.0))
     history.reported.append(Reported("a", 3, "Released", True))
     assert check(history) == []
 
@@ -126,8 +295,8 @@ def test_a_line_that_was_cut_off_hides_nothing_of_what_others_wrote(tmp_path: Pa
         path.write_bytes(whole[:length])
         journal.write(Ran("b", 1, "b1"))
         *mine, theirs = whole_lines(path.read_text())
-        assert theirs == ["Ran", "b", 1, "b1"]
-        assert mine == [["Ran", "a", 1, "a1"]] * len(mine)
+        assert theirs == ["Ran", *Ran("b", 1, "b1")]
+        assert mine == [["Ran", *entry]] * len(mine)
         assert len(mine) == whole[:length].count(b"]")
     os.close(journal._fd)
 
