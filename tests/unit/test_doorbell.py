@@ -12,7 +12,7 @@ import pytest
 from sitq.backends.base import Bells
 from sitq.backends.sqlite import SQLiteBackend
 from sitq.backends.sqlite.doorbell import Doorbell
-from sitq.model import QueueTopic, Released, Succeeded, TaskTopic
+from sitq.model import CancelTopic, NewNote, NoteKind, QueueTopic, Released, Succeeded, TaskTopic
 from tests.support import LEASE, PATIENCE, FakeClock, everything, new_task, new_tasks, running
 from tests.unit import processes
 
@@ -35,7 +35,7 @@ async def pair(tmp_path: Path, clock: FakeClock) -> AsyncIterator[tuple[SQLiteBa
 
 async def listeners(backend: SQLiteBackend) -> list[tuple[Any, ...]]:
     def read(db: sqlite3.Connection) -> list[tuple[Any, ...]]:
-        return db.execute("SELECT port, queues, tasks FROM sitq_listeners ORDER BY port").fetchall()
+        return db.execute("SELECT port, queues, tasks, cancels FROM sitq_listeners ORDER BY port").fetchall()
 
     return await backend._writer.run(read)
 
@@ -45,7 +45,7 @@ class Received:
 
     def __init__(self, backend: SQLiteBackend, monkeypatch: pytest.MonkeyPatch) -> None:
         self.datagrams: asyncio.Queue[bytes] = asyncio.Queue()
-        bell = backend._doorbell
+        bell = backend._listeners.doorbell
         hear = bell.datagram_received
 
         def listen(data: bytes, address: object) -> None:
@@ -103,16 +103,54 @@ async def test_only_those_are_rung_whom_it_concerns(
 
     # Datagrams on the loopback interface keep their order: one for the new tasks would have come first.
     first = await heard.next()
-    assert first == here._doorbell.token.encode() + b"t" + held.id.encode()
+    assert first == here._listeners.doorbell.token.encode() + b"t" + held.id.encode()
     assert heard.datagrams.empty()
 
 
-async def test_one_that_listens_to_both_hears_both(pair: tuple[SQLiteBackend, SQLiteBackend]) -> None:
+async def test_a_request_to_cancel_rings_who_listens_for_it_and_nobody_else(
+    pair: tuple[SQLiteBackend, SQLiteBackend], monkeypatch: pytest.MonkeyPatch
+) -> None:
     here, there = pair
-    async with here.listen([QueueTopic()]), here.listen([TaskTopic("a")]):
-        [(_, queues, tasks)] = await listeners(there)
+    heard = Received(here, monkeypatch)
+    held = await running(there)
+    await there.enqueue([new_task("pending")])
+    async with here.listen([CancelTopic()]) as signal:
+        await there.cancel(["pending"])  # no request: it is over
+        await there.complete([Released(held)])
+        again = await running(there, new_task("again"))
+        await there.cancel([again.id])
+        assert await signal.wait(PATIENCE)
 
-    assert (queues, tasks) == (1, 1)
+    assert await heard.next() == here._listeners.doorbell.token.encode() + b"c"
+    assert heard.datagrams.empty()
+
+
+async def test_a_note_rings_who_waits_for_its_task(pair: tuple[SQLiteBackend, SQLiteBackend]) -> None:
+    here, there = pair
+    held = await running(there)
+    async with here.listen([TaskTopic(held.id)]) as mine, here.listen([TaskTopic("another")]) as another:
+        await there.heartbeat("w1", [], LEASE, notes=[NewNote(held, NoteKind.LOG, b"line")])
+
+        assert await mine.wait(PATIENCE)
+        assert not another._rung
+
+
+async def test_a_queue_that_goes_on_rings(pair: tuple[SQLiteBackend, SQLiteBackend]) -> None:
+    here, there = pair
+    await there.set_paused("mail", True)
+    async with here.listen([QueueTopic("mail")]) as mail, here.listen([QueueTopic("other")]) as other:
+        await there.set_paused("mail", False)
+
+        assert await mail.wait(PATIENCE)
+        assert not other._rung
+
+
+async def test_one_that_listens_to_all_hears_all(pair: tuple[SQLiteBackend, SQLiteBackend]) -> None:
+    here, there = pair
+    async with here.listen([QueueTopic()]), here.listen([TaskTopic("a")]), here.listen([CancelTopic()]):
+        [(_, queues, tasks, cancels)] = await listeners(there)
+
+    assert (queues, tasks, cancels) == (1, 1, 1)
 
 
 async def test_a_process_does_not_ring_itself_by_datagram(
@@ -178,6 +216,9 @@ class Rung(Bells):
     def ring_tasks(self, task_ids: Any) -> None:
         self.calls.append(("tasks", list(task_ids)))
 
+    def ring_cancels(self) -> None:
+        self.calls.append("cancels")
+
     def ring_all(self) -> None:
         self.calls.append("all")
 
@@ -200,6 +241,8 @@ async def test_a_datagram_without_the_token_is_ignored(data: bytes) -> None:
     [
         (b"qmail\nother", ("queues", ["mail", "other"])),
         (b"ta\nb", ("tasks", ["a", "b"])),
+        (b"c", "cancels"),
+        (b"cwhatever", "cancels"),
         (b"q", "all"),
         (b"t", "all"),
         (b"", "all"),
@@ -222,9 +265,9 @@ async def test_a_stranger_who_knows_the_port_rings_nobody(
     here, there = pair
     heard = Received(here, monkeypatch)
     async with here.listen([QueueTopic()]) as signal:
-        assert here._doorbell.port is not None
+        assert here._listeners.doorbell.port is not None
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
-            stranger.sendto(b"f" * 16 + b"qdefault", ("127.0.0.1", here._doorbell.port))
+            stranger.sendto(b"f" * 16 + b"qdefault", ("127.0.0.1", here._listeners.doorbell.port))
         await heard.next()
         assert not signal._rung
 
@@ -241,7 +284,7 @@ async def test_too_many_names_for_a_datagram_ring_everybody(
         await there.enqueue([new_task(queue=f"queue-{number:0100}") for number in range(100)])
 
         assert await signal.wait(PATIENCE)
-    assert await heard.next() == here._doorbell.token.encode() + b"q"
+    assert await heard.next() == here._listeners.doorbell.token.encode() + b"q"
 
 
 # -- Listeners that come and go --------------------------------------------------------------------
@@ -254,7 +297,7 @@ async def test_a_row_stands_while_somebody_may_listen_and_goes_with_the_close(
     assert await listeners(there) == []
     async with here.listen([QueueTopic()]):
         pass
-    assert await listeners(there) == [(here._doorbell.port, 1, 0)]
+    assert await listeners(there) == [(here._listeners.doorbell.port, 1, 0, 0)]
 
     await here.close()
 
@@ -270,7 +313,7 @@ async def test_a_listener_that_died_is_taken_off_the_list(
         port = probe.getsockname()[1]
     await there._writer.run(
         lambda db: db.execute(
-            "INSERT INTO sitq_listeners VALUES (?, 'token', 1, 1, ?)", (port, 2**60)
+            "INSERT INTO sitq_listeners VALUES (?, 'token', 1, 1, 1, ?)", (port, 2**60)
         ).close()
     )
     async with here.listen([QueueTopic()]) as signal:
@@ -279,21 +322,21 @@ async def test_a_listener_that_died_is_taken_off_the_list(
             await there.enqueue([new_task()])
         assert await signal.wait(PATIENCE)
 
-    assert await listeners(there) == [(here._doorbell.port, 1, 0)]
+    assert await listeners(there) == [(here._listeners.doorbell.port, 1, 0, 0)]
 
 
 async def test_one_who_took_over_the_port_of_a_dead_listener_stays_on_the_list(
     pair: tuple[SQLiteBackend, SQLiteBackend],
 ) -> None:
     _, there = pair
-    there._ringer._gone.append((4711, "of the dead"))
+    there._listeners.ringer._gone.append((4711, "of the dead"))
     await there._writer.run(
-        lambda db: db.execute("INSERT INTO sitq_listeners VALUES (4711, 'of the living', 1, 1, 1)").close()
+        lambda db: db.execute("INSERT INTO sitq_listeners VALUES (4711, 'of the living', 1, 1, 0, 1)").close()
     )
 
     await there.enqueue([new_task()])
 
-    assert (4711, 1, 1) in await listeners(there)
+    assert (4711, 1, 1, 0) in await listeners(there)
 
 
 async def test_a_heartbeat_keeps_the_row_and_drops_what_nobody_renews(
@@ -308,7 +351,7 @@ async def test_a_heartbeat_keeps_the_row_and_drops_what_nobody_renews(
     clock.advance(3600)
     await here.heartbeat("w1", [], LEASE)
 
-    assert await listeners(here) == [(here._doorbell.port, 1, 0)]
+    assert await listeners(here) == [(here._listeners.doorbell.port, 1, 0, 0)]
 
 
 # -- Without a loopback interface ------------------------------------------------------------------
@@ -326,7 +369,7 @@ async def test_without_a_loopback_interface_polling_does_the_work(
     await there.open()
     async with here.listen([QueueTopic()]) as signal:
         await there.enqueue([new_task("a")])
-        assert here._doorbell.port is None
+        assert here._listeners.doorbell.port is None
         assert not signal._rung
         assert [task.id for task in await everything(here)] == ["a"]
         await here.enqueue([new_task("b")])
@@ -344,7 +387,7 @@ async def test_a_datagram_that_cannot_be_sent_is_a_lost_ring_and_no_error(
     def refuse(port: int) -> socket.socket:
         raise OSError("no network")
 
-    monkeypatch.setattr(there._ringer, "_connect", refuse)
+    monkeypatch.setattr(there._listeners.ringer, "_connect", refuse)
     async with here.listen([QueueTopic()]):
         assert (await there.enqueue([new_task()]))[0].created
 

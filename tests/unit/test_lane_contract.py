@@ -17,7 +17,8 @@ from sitq.backends.sqlite import SQLiteBackend
 from sitq.backends.sqlite import lane as lane_module
 from sitq.backends.sqlite.files import WriteLock
 from sitq.backends.sqlite.lane import Lane
-from sitq.model import QueueTopic, Status, Succeeded
+from sitq.errors import QueueFullError
+from sitq.model import Enqueued, Failed, NewNote, NoteKind, QueueTopic, Status, Succeeded, Unique
 from tests.support import LEASE, PATIENCE, FakeClock, everything, new_task, new_tasks, record, running
 from tests.unit import processes
 
@@ -258,7 +259,7 @@ DEAD_PORT = 1  # nobody listens at a port of the system
 
 
 def add_dead_listener(db: sqlite3.Connection) -> None:
-    db.execute("INSERT INTO sitq_listeners VALUES (?, 'token', 1, 1, ?)", (DEAD_PORT, 2**60))
+    db.execute("INSERT INTO sitq_listeners VALUES (?, 'token', 1, 1, 1, ?)", (DEAD_PORT, 2**60))
 
 
 def dead_listeners(db: sqlite3.Connection) -> int:
@@ -318,6 +319,26 @@ async def test_a_disk_that_stays_broken_is_asked_twice_a_group_and_not_twice_a_c
     assert len(await everything(backend)) == 6
 
 
+async def test_a_full_queue_is_an_answer_and_undoes_nothing_of_the_others(
+    backend: SQLiteBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commits: list[None] = []
+
+    def count(db: sqlite3.Connection) -> None:
+        commits.append(None)
+        db.execute("COMMIT")
+
+    monkeypatch.setattr(lane_module, "commit", count)
+    answers = await asyncio.gather(
+        *(backend.enqueue([new_task()], max_pending={"default": 3}) for _ in range(6)),
+        return_exceptions=True,
+    )
+
+    assert [isinstance(answer, QueueFullError) for answer in answers] == [False] * 3 + [True] * 3
+    assert len(await everything(backend)) == 3
+    assert len(commits) == 1
+
+
 async def test_what_may_have_been_written_is_never_called_unwritten(
     backend: SQLiteBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -336,6 +357,46 @@ async def test_what_may_have_been_written_is_never_called_unwritten(
 
     assert not isinstance(caught.value, BackendTimeoutError | StorageFullError)
     assert (await record(backend, "a")).status is Status.PENDING
+
+
+@pytest.mark.parametrize("took_place", [True, False], ids=["took place", "did not"])
+async def test_an_answer_that_a_second_run_would_not_give_is_kept_if_the_first_one_took_place(
+    backend: SQLiteBackend, monkeypatch: pytest.MonkeyPatch, took_place: bool
+) -> None:
+    failing = False
+
+    def fails_once(db: sqlite3.Connection) -> None:
+        nonlocal failing
+        if failing:
+            failing = False
+            if took_place:
+                db.execute("COMMIT")
+            raise disk_error()
+        db.execute("COMMIT")
+
+    async def cut_off[T](call: Awaitable[T]) -> T:
+        nonlocal failing
+        failing = True
+        answer = await call
+        assert not failing
+        return answer
+
+    monkeypatch.setattr(lane_module, "commit", fails_once)
+    unique = Unique("key")
+    stored = await cut_off(backend.enqueue([new_task("a", unique=unique)], max_pending={"default": 1}))
+    assert stored == [Enqueued("a", created=True)]
+    with pytest.raises(QueueFullError):
+        await cut_off(backend.enqueue([new_task("b")], max_pending={"default": 1}))
+    held = await running(backend, new_task("c"))
+    note = NewNote(held, NoteKind.LOG, b"line")
+    await cut_off(backend.heartbeat("w1", [held], LEASE, notes=[note, note]))
+    assert len(await backend.notes("c")) == 2
+    await cut_off(backend.complete([], notes=[note]))
+    assert len(await backend.notes("c")) == 3
+    assert (await cut_off(backend.complete([Failed(held, b"error")], notes=[note]))).accepted == 1
+    assert len(await backend.notes("c")) == 4
+    assert await cut_off(backend.requeue(["c"])) == ["c"]
+    assert [note.kind for note in await backend.notes("c", after=4)] == [NoteKind.REQUEUED]
 
 
 @pytest.mark.parametrize("code", [sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY], ids=["full", "busy"])
@@ -575,6 +636,9 @@ async def test_what_is_acknowledged_is_synced_and_a_reservation_is_not(
     assert await level(backend.heartbeat("w1", [task.held], LEASE)) == NORMAL
     assert await level(backend.complete([Succeeded(task.held, b"")])) == acknowledged
     assert await level(backend.cancel(["b"])) == acknowledged
+    assert await level(backend.requeue(["b"])) == acknowledged
+    assert await level(backend.set_paused("mail", True)) == acknowledged
+    assert await level(backend.save({"name": b"document"})) == acknowledged
     assert await level(backend.prune(1)) == NORMAL
     # One that wants it is enough for its group.
     together = asyncio.gather(backend.reserve("w1", None, 1, LEASE), backend.enqueue([new_task("c")]))

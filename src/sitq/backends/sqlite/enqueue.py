@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from typing import Any, Final, NamedTuple
 
-from sitq.backends.sqlite import limits, rows, unique
+from sitq.backends.sqlite import capacity, limits, rows, unique
 from sitq.backends.sqlite.rings import Rings
 from sitq.backends.sqlite.schema import MICROSECOND, micros
 from sitq.errors import QueueFullError
@@ -147,23 +147,6 @@ def _enqueue_careful(db: sqlite3.Connection, task: NewTask, now: int, rings: Rin
 
 # -- Queues that may become full -------------------------------------------------------------------
 
-# Running tasks are counted among the first, which need no look at the rows: few are enough to say that there is room.
-_UNFINISHED: Final = """
-SELECT count(*) FROM (SELECT 1 FROM sitq_tasks INDEXED BY sitq_due WHERE queue = ? AND due_at IS NOT NULL LIMIT ?)
-"""
-_PENDING: Final = """
-SELECT count(*) FROM (
-    SELECT 1 FROM sitq_tasks INDEXED BY sitq_due
-    WHERE queue = ? AND due_at IS NOT NULL AND status = 'pending' LIMIT ?
-)
-"""
-_HELD_UP: Final = """
-SELECT count(*) FROM (
-    SELECT 1 FROM sitq_lines CROSS JOIN sitq_limits ON sitq_limits.line = sitq_lines.id
-    WHERE sitq_lines.queue = ? LIMIT ?
-)
-"""
-
 
 def enqueue_bounded(
     db: sqlite3.Connection, tasks: Sequence[NewTask], max_pending: Mapping[str, int], now: int, rings: Rings
@@ -177,7 +160,12 @@ def enqueue_bounded(
     done = enqueue_each(db, tasks, now, mine)
     grown = dict.fromkeys(task.queue for task, answer in zip(tasks, done, strict=True) if answer.created)
     full = next(
-        (queue for queue in grown if queue in max_pending and _is_over(db, queue, max_pending[queue])), None
+        (
+            queue
+            for queue in grown
+            if queue in max_pending and capacity.is_over(db, queue, max_pending[queue])
+        ),
+        None,
     )
     if full is not None:
         db.execute("ROLLBACK TO sitq_enqueue")
@@ -186,13 +174,3 @@ def enqueue_bounded(
         return QueueFullError(full, max_pending[full])
     rings.queues |= mine.queues
     return done
-
-
-def _is_over(db: sqlite3.Connection, queue: str, most: int) -> bool:
-    bound = (queue, most + 1)
-    [[held_up]] = db.execute(_HELD_UP, bound).fetchall()
-    [[unfinished]] = db.execute(_UNFINISHED, bound).fetchall()
-    if held_up + unfinished <= most:
-        return False
-    [[pending]] = db.execute(_PENDING, bound).fetchall()
-    return bool(held_up + pending > most)

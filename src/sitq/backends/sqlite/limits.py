@@ -100,6 +100,7 @@ INSERT INTO sitq_lines (kind, key, queue, number, period, opens_at) VALUES (?, ?
 ON CONFLICT (kind, key, queue, number, period) DO UPDATE SET opens_at = excluded.opens_at
 RETURNING id
 """
+_ANY_LINE: Final = "SELECT 1 FROM sitq_lines WHERE kind = ? AND key = ? AND number > ? LIMIT 1"
 _NOT_DUE: Final = "UPDATE sitq_tasks SET due_at = NULL WHERE seq IN (SELECT value FROM json_each(?))"
 
 
@@ -113,7 +114,8 @@ class Gate:
         self._closed: dict[Line, int] = {}  # for the rest of the call: starts are only added
         self._started: list[int] = []
         self._held_up: list[tuple[int, Turn]] = []
-        # Room that somebody was let in for, and that another limit keeps him from.
+        # Room that one limit leaves to those who wait for it, because the other one keeps a task from it.
+        self._wait_for: dict[tuple[str, str], bool] = {}
         self._unused_places: Counter[str] = Counter()
         self._unused_rates: set[str] = set()
         self.held_up = 0
@@ -131,6 +133,11 @@ class Gate:
             rates.start(self._db, limits.rate.key, limits.rate.period, self._now)
         return True
 
+    @property
+    def made_room(self) -> bool:
+        """Whether others may start before those who are yet to come, once this is written."""
+        return bool(self._unused_places or self._unused_rates)
+
     def write(self, rings: Rings) -> None:
         """Store what was decided so far. Those who could not use their room pass it on."""
         db = self._db
@@ -139,25 +146,34 @@ class Gate:
         db.execute(_NOT_DUE, (json.dumps([seq for _, (_, _, seq) in self._held_up]),))
         let_in(db, self._unused_places, rings)
         _open_now(db, self._unused_rates, self._now, rings)
-        for done in (self._started, self._held_up, self._unused_places, self._unused_rates):
+        for done in (self._started, self._held_up, self._wait_for, self._unused_places, self._unused_rates):
             done.clear()
 
     def _closed_line(self, limits: Limits) -> int | None:
         """The line in which a task with these limits has to stand."""
         concurrency, rate = limits
         if concurrency is not None and self._is_full(concurrency):
-            if rate is not None:
+            if rate is not None and self._is_waited_for(rate) and self._closed_rate(rate) is None:
                 self._unused_rates.add(rate.key)
             return self._close(concurrency, None)
-        if rate is not None:
-            line = self._closed.get(rate)
-            if line is None:
-                room = rates.room(self._db, rate.key, rate.number, rate.period, self._now)
-                line = None if room.free > 0 else self._close(rate, room.opens_at)
-            if line is not None and concurrency is not None:
-                self._unused_places[concurrency.key] += 1
-            return line
-        return None
+        line = None if rate is None else self._closed_rate(rate)
+        if line is not None and concurrency is not None and self._is_waited_for(concurrency):
+            self._unused_places[concurrency.key] += 1
+        return line
+
+    def _closed_rate(self, rate: Line) -> int | None:
+        if rate in self._closed:
+            return self._closed[rate]
+        room = rates.room(self._db, rate.key, rate.number, rate.period, self._now)
+        return None if room.free > 0 else self._close(rate, room.opens_at)
+
+    def _is_waited_for(self, line: Line) -> bool:
+        bound = line.kind, line.key
+        if bound not in self._wait_for:
+            running = self._running.get(line.key, 0) if line.kind == CONCURRENCY else 0
+            found = self._db.execute(_ANY_LINE, (*bound, running)).fetchone()
+            self._wait_for[bound] = found is not None
+        return self._wait_for[bound]
 
     def _is_full(self, line: Line) -> bool:
         if line.key not in self._running:

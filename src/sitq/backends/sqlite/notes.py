@@ -31,7 +31,8 @@ class Written(NamedTuple):
 _RUNNING: Final = """
 SELECT id, fence, seq, attempt FROM sitq_tasks WHERE id IN (SELECT value FROM json_each(?)) AND status = 'running'
 """
-_INSERT: Final = "INSERT INTO sitq_notes (seq, kind, attempt, at, data) VALUES (?, ?, ?, ?, ?)"
+_LAST_POSITION: Final = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'sitq_notes'"
+_INSERT: Final = "INSERT INTO sitq_notes (position, seq, kind, attempt, at, data) VALUES (?, ?, ?, ?, ?, ?)"
 _TRIM: Final = """
 DELETE FROM sitq_notes WHERE seq = ?1 AND kind = ?2 AND position <= (
     SELECT position FROM sitq_notes WHERE seq = ?1 AND kind = ?2 ORDER BY position DESC LIMIT 1 OFFSET ?3
@@ -39,7 +40,7 @@ DELETE FROM sitq_notes WHERE seq = ?1 AND kind = ?2 AND position <= (
 """
 # Each kind by itself: the index leads to those beyond a position, whatever the others are.
 _READ: Final = f"""
-SELECT position, kind, attempt, at, data FROM sitq_notes
+SELECT position, kind, attempt, at, data FROM sitq_notes INDEXED BY sitq_notes_of_task
 WHERE seq = (SELECT seq FROM sitq_tasks WHERE id = ?)
     AND kind IN ({", ".join(f"'{kind}'" for kind in NoteKind)}) AND position > ?
 ORDER BY position LIMIT ?
@@ -65,19 +66,20 @@ def write(db: sqlite3.Connection, notes: Sequence[NewNote], now: int, rings: Rin
 
 def insert(db: sqlite3.Connection, entries: Sequence[Entry]) -> Written | None:
     """Add notes in order; of each kind a task keeps the newest."""
+    if not entries:
+        return None
     counts: Counter[tuple[int, NoteKind]] = Counter()
-    newest: list[Entry] = []
-    for entry in reversed(entries):
+    newest: list[tuple[int, Entry]] = []
+    [[last]] = db.execute(_LAST_POSITION).fetchall()
+    # Those that would be trimmed at once are not written, but have had their position.
+    for position, entry in reversed(list(enumerate(entries, last + 1))):
         pile = entry.seq, entry.kind
         if counts[pile] < NOTES_KEPT[entry.kind]:
             counts[pile] += 1
-            newest.append(entry)
-    if not newest:
-        return None
-    db.executemany(_INSERT, reversed(newest))
-    [[position]] = db.execute("SELECT last_insert_rowid()").fetchall()
+            newest.append((position, entry))
+    db.executemany(_INSERT, [(position, *entry) for position, entry in reversed(newest)])
     db.executemany(_TRIM, [(seq, kind, NOTES_KEPT[kind]) for seq, kind in counts])
-    return Written(position, newest[0])
+    return Written(*newest[0])
 
 
 def are_written(db: sqlite3.Connection, written: Written) -> bool:

@@ -2,12 +2,12 @@
 
 import json
 import sqlite3
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from sitq.backends.sqlite import limits, rates, registry
-from sitq.backends.sqlite.limits import Gate, Turn
+from sitq.backends.sqlite.limits import Gate, Limits, Turn
 from sitq.backends.sqlite.rings import Rings
 from sitq.backends.sqlite.schema import moment
 from sitq.model import MAX_PRIORITY, MIN_PRIORITY, Reserved, ReservedTask, TaskId
@@ -55,6 +55,9 @@ WITH RECURSIVE found (queue) AS (
 )
 SELECT queue FROM found WHERE queue IS NOT NULL
 """
+_IS_BOUNDED: Final = """
+SELECT EXISTS (SELECT 1 FROM sitq_paused) OR EXISTS (SELECT 1 FROM sitq_lines) OR EXISTS (SELECT 1 FROM sitq_rates)
+"""
 _NEXT_FENCE: Final = "UPDATE sitq_meta SET value = value + 1 WHERE key = 'fence' RETURNING value"
 _TAKE: Final = """
 UPDATE sitq_tasks SET
@@ -94,8 +97,11 @@ class _Search(NamedTuple):
 
 
 def reserve(db: sqlite3.Connection, wanted: Reservation, rings: Rings) -> Reserved:
-    limits.open_lines(db, wanted.now)
-    paused = registry.paused(db)
+    # Most stores have none of these: one look at three empty tables instead of one for each question about them.
+    [[is_bounded]] = db.execute(_IS_BOUNDED).fetchall()
+    if is_bounded:
+        limits.open_lines(db, wanted.now)
+    paused = registry.paused(db) if is_bounded else set[str]()
     queues = (
         [row[0] for row in db.execute(_QUEUES)] if wanted.queues is None else dict.fromkeys(wanted.queues)
     )
@@ -108,12 +114,14 @@ def reserve(db: sqlite3.Connection, wanted: Reservation, rings: Rings) -> Reserv
         [[fence]] = db.execute(_NEXT_FENCE).fetchall()
         taken = turns[: wanted.limit]
         if _take(db, _TAKE_PLAIN, fence, wanted, taken) < len(taken):
+            is_bounded = True
             taken, goes_on = _take_limited(db, search, fence, turns, rings)
         tasks = _taken(db, fence, taken)
     if len(tasks) == wanted.limit:
         return Reserved(tasks)
     # Looked for after the taking, so that what was taken counts with the end of its lease.
-    return Reserved(tasks, moment(wanted.now if goes_on else _next_due(db, search)))
+    next_due = _next_bounded if is_bounded else _next_due
+    return Reserved(tasks, moment(wanted.now if goes_on else next_due(db, search)))
 
 
 def are_reserved(db: sqlite3.Connection, worker: str, reserved: Reserved) -> bool:
@@ -157,31 +165,40 @@ def _take_limited(
     Returns all that was taken, and whether there may be more that was not looked at.
     """
     wanted = search.wanted
+    best = turns[: wanted.limit]
+    if wanted.ids is None:  # beyond these, others of their queues may come first
+        turns = best
     gate = Gate(db, wanted.now)
-    taken: set[Turn] = set()
-    had = set(turns[: wanted.limit])
+    limited = limits.of_pending(db, [seq for _, _, seq in turns])
+    taken = {turn for turn in best if turn[2] not in limited}
     while turns and len(taken) < wanted.limit and gate.held_up < _MOST_HELD_UP:
-        limited = limits.of_pending(db, [seq for _, _, seq in turns])
-        chosen: set[Turn] = set()
-        for turn in turns:
-            if len(taken) == wanted.limit:
-                break
-            bounds = limited.get(turn[2])
-            if bounds is None or gate.lets_in(turn, bounds):
-                taken.add(turn)
-                if bounds is not None or turn not in had:
-                    chosen.add(turn)
+        others = [turn for turn in turns if turn not in taken]
+        chosen = _let_in(gate, others, limited, wanted.limit - len(taken), to_the_end=wanted.ids is not None)
         _take(db, _TAKE, fence, wanted, chosen)
+        taken.update(chosen)
         gate.write(rings)
         limits.open_lines(db, wanted.now)  # room that somebody did not use
         if wanted.ids is not None:
-            break
+            return sorted(taken), False
         # What was taken may be due again at once, by a lease of no length.
-        more = _turns(db, search, _LOOK + len(taken))
         seqs = {seq for _, _, seq in taken}
-        turns = [turn for turn in more if turn[2] not in seqs][:_LOOK]
-        had.clear()
-    return sorted(taken), bool(turns) and wanted.ids is None
+        turns = [turn for turn in _turns(db, search, _LOOK + len(taken)) if turn[2] not in seqs][:_LOOK]
+        limited = limits.of_pending(db, [seq for _, _, seq in turns])
+    return sorted(taken), bool(turns)
+
+
+def _let_in(
+    gate: Gate, turns: Iterable[Turn], limited: Mapping[int, Limits], most: int, *, to_the_end: bool
+) -> list[Turn]:
+    """The first of these that may start, up to where somebody in a line may come before the next one."""
+    chosen: list[Turn] = []
+    for turn in turns:
+        if len(chosen) == most or (gate.made_room and not to_the_end):
+            break
+        bounds = limited.get(turn[2])
+        if bounds is None or gate.lets_in(turn, bounds):
+            chosen.append(turn)
+    return chosen
 
 
 def _taken(db: sqlite3.Connection, fence: int, turns: Sequence[Turn]) -> list[ReservedTask]:
@@ -197,7 +214,12 @@ def _taken(db: sqlite3.Connection, fence: int, turns: Sequence[Turn]) -> list[Re
 
 def _next_due(db: sqlite3.Connection, search: _Search) -> int | None:
     due = [row[0] for queue in search.queues for row in db.execute(_NEXT_IN_QUEUE, (queue,))]
-    at = min((at for at in due if at is not None), default=None)
+    return min((at for at in due if at is not None), default=None)
+
+
+def _next_bounded(db: sqlite3.Connection, search: _Search) -> int | None:
+    """As `_next_due` in a store with rates and lines."""
+    at = _next_due(db, search)
     if at is not None and rates.may_bound(db, at):
         at = _next_start(db, search)
     opens_at = limits.next_opening(db, search.wanted.queues, search.paused)

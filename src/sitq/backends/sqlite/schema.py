@@ -31,7 +31,7 @@ it; 'passed' stands in `unique_until` when somebody came after that instant.
 # look for have one.
 _TASKS: Final = f"""
 CREATE TABLE sitq_meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
-INSERT INTO sitq_meta VALUES ('schema_version', 1), ('fence', 0), ('stale_outcomes', 0);
+INSERT INTO sitq_meta VALUES ('schema_version', 1), ('fence', 0), ('stale_outcomes', 0), ('requeued', 0);
 
 CREATE TABLE sitq_tasks (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -96,7 +96,7 @@ CREATE TABLE sitq_limits (
     priority INTEGER,
     due_at INTEGER
 ) STRICT;
-CREATE INDEX sitq_runs ON sitq_limits (concurrency_key) WHERE runs = 1;
+CREATE INDEX sitq_runs ON sitq_limits (concurrency_key, runs) WHERE runs = 1;
 CREATE INDEX sitq_held_up ON sitq_limits (line, priority, due_at) WHERE line IS NOT NULL;
 
 CREATE TABLE sitq_lines (
@@ -137,6 +137,12 @@ CREATE TABLE sitq_listeners (
     cancels INTEGER NOT NULL,
     seen_at INTEGER NOT NULL
 ) STRICT;
+
+CREATE TABLE sitq_counts (
+    queue TEXT PRIMARY KEY,
+    unfinished INTEGER NOT NULL,
+    grown INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
 
 CREATE TABLE sitq_paused (queue TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;
 

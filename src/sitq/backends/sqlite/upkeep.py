@@ -5,7 +5,7 @@ import sqlite3
 from collections.abc import Collection, Sequence
 from typing import Final
 
-from sitq.backends.sqlite import limits, notes, rates, registry, rows, unique
+from sitq.backends.sqlite import capacity, limits, notes, rates, registry, rows, unique
 from sitq.backends.sqlite.notes import Entry
 from sitq.backends.sqlite.rings import Rings
 from sitq.backends.sqlite.rows import Row
@@ -59,6 +59,8 @@ def requeue(db: sqlite3.Connection, ids: Collection[TaskId], now: int, rings: Ri
             left.append(Entry(row.seq, NoteKind.REQUEUED, row.attempt, now, error))
             again.append(row)
     notes.insert(db, left)
+    if again:
+        capacity.grow(db, len(again))
     rings.queues.update(row.queue for row in again)
     rings.tasks.extend(row.id for row in again)
     return [row.id for row in again]
