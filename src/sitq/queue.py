@@ -14,8 +14,9 @@ from sitq.checks import Duration, integer, label, seconds
 from sitq.deadletters import discard_all, requeue_all, selection
 from sitq.declared import Declared, declare, declared, schedule_name
 from sitq.details import TaskDetails, details
+from sitq.emitter import Emitter
 from sitq.errors import QueueClosedError, TaskNotFoundError, TaskTimeoutError, ValidationError
-from sitq.events import Event, EventHandler, Events, TaskEnqueued, TaskRequeued
+from sitq.events import Event, EventHandler, TaskEnqueued, TaskRequeued
 from sitq.failure import decode_error
 from sitq.handle import Result, TaskHandle
 from sitq.ids import new_id
@@ -97,7 +98,7 @@ class TaskQueue:
         self.backend: Final[Backend] = backend
         self.max_payload: Final = max_payload
         self._max_pending: Final = _max_pending(max_pending)
-        self.emitter: Final = Events()
+        self.emitter: Final = Emitter()
         self.declared: Final[dict[str, Declared]] = {}
         self._open = False
         self._closed = False
