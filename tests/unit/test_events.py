@@ -187,7 +187,8 @@ def test_a_kind_that_nobody_sees_is_not_wanted(caplog: pytest.LogCaptureFixture)
 def test_an_application_without_logging_hears_nothing() -> None:
     process = processes.start(
         """
-        from sitq.events import TaskFailed, log_event
+        from sitq.emitter import log_event
+        from sitq.events import TaskFailed
         log_event(TaskFailed("id-1", "app.work", "mail", 1, "w1", 1.5, "ValueError", "went wrong"))
         print("done")
         """
