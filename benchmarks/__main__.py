@@ -12,10 +12,14 @@ from typing import TextIO
 
 from benchmarks import report
 from benchmarks.drain import drain
+from benchmarks.due import due
 from benchmarks.enqueue import enqueue
 from benchmarks.footprint import idle, memory
+from benchmarks.limited import limited
 from benchmarks.measure import Figure, Scale
+from benchmarks.progress import progress
 from benchmarks.stored import stored
+from benchmarks.unique import unique
 from benchmarks.wakeup import wakeup
 
 BENCHMARKS: dict[str, Callable[[Scale], AsyncIterator[Figure]]] = {
@@ -25,6 +29,10 @@ BENCHMARKS: dict[str, Callable[[Scale], AsyncIterator[Figure]]] = {
     "idle": idle,
     "memory": memory,
     "stored": stored,
+    "unique": unique,
+    "limited": limited,
+    "progress": progress,
+    "due": due,
 }
 
 

@@ -12,6 +12,11 @@ from sitq.backends.sqlite import SQLiteBackend
 
 CALLERS = 100
 BATCH = 1000
+_LIMITS = {
+    False: (limits.store_batch, "", "by executemany"),
+    True: (limits.store_by_hundreds, ", by hundreds", "by statements of a hundred rows"),
+}
+"""How a limit inserts a batch, by whether it does so by hundreds; the mark of the figure, and its note."""
 
 
 async def enqueue(scale: Scale) -> AsyncIterator[Figure]:
@@ -19,9 +24,11 @@ async def enqueue(scale: Scale) -> AsyncIterator[Figure]:
     for durability in DURABILITIES:
         yield await _sequential(scale, durability)
     for durability in DURABILITIES:
-        yield await _concurrent(scale, durability)
+        for by_hundreds in (False, True):
+            yield await _concurrent(scale, durability, by_hundreds=by_hundreds)
     for durability in DURABILITIES:
-        yield await _many(scale, durability)
+        for by_hundreds in (False, True):
+            yield await _many(scale, durability, by_hundreds=by_hundreds)
 
 
 async def _sequential(scale: Scale, durability: Durability) -> Figure:
@@ -56,7 +63,8 @@ async def _sequential(scale: Scale, durability: Durability) -> Figure:
             )
 
 
-async def _concurrent(scale: Scale, durability: Durability) -> Figure:
+async def _concurrent(scale: Scale, durability: Durability, *, by_hundreds: bool) -> Figure:
+    store, beside, how = _LIMITS[by_hundreds]
     with scale.file() as path, scale.file() as other:
         async with (
             TaskQueue(SQLiteBackend(path, durability=durability)) as queue,
@@ -76,21 +84,23 @@ async def _concurrent(scale: Scale, durability: Durability) -> Figure:
 
             async def limit(count: int) -> float:
                 with stopwatch() as taken:
-                    await limits.enqueue_in_batches(db, noop, ((number,) for number in range(count)), CALLERS)
+                    calls = ((number,) for number in range(count))
+                    await limits.enqueue_in_batches(db, noop, calls, CALLERS, store)
                 return count / taken()
 
             return await compare(
-                f"enqueue, {CALLERS} callers, {durability}",
+                f"enqueue, {CALLERS} callers, {durability}{beside}",
                 ours,
                 limit,
                 scale,
                 step=CALLERS,
-                target=Target("ratio", ">=", 0.6),
-                note=f"limit: {CALLERS} rows a transaction, one hop each",
+                target=None if by_hundreds else Target("ratio", ">=", 0.6),
+                note=f"limit: {CALLERS} rows a transaction, one hop each, {how}",
             )
 
 
-async def _many(scale: Scale, durability: Durability) -> Figure:
+async def _many(scale: Scale, durability: Durability, *, by_hundreds: bool) -> Figure:
+    store, beside, how = _LIMITS[by_hundreds]
     with scale.file() as path, scale.file() as other:
         db = limits.connect(other, durability)
         async with TaskQueue(SQLiteBackend(path, durability=durability)) as queue:
@@ -103,17 +113,18 @@ async def _many(scale: Scale, durability: Durability) -> Figure:
 
             async def limit(count: int) -> float:
                 with stopwatch() as taken:
-                    limits.enqueue_in_this_thread(db, noop, ((number,) for number in range(count)), BATCH)
+                    calls = ((number,) for number in range(count))
+                    limits.enqueue_in_this_thread(db, noop, calls, BATCH, store)
                 return count / taken()
 
             try:
                 return await compare(
-                    f"enqueue_many, batches of {BATCH}, {durability}",
+                    f"enqueue_many, batches of {BATCH}, {durability}{beside}",
                     ours,
                     limit,
                     scale,
                     step=BATCH,
-                    note="limit: plain sqlite3, no hop",
+                    note=f"limit: plain sqlite3, no hop, {how}",
                 )
             finally:
                 db.close()

@@ -2,9 +2,12 @@
 
 Each one writes the same rows to the same schema (sitq's own migration makes it) under the same pragmas, and pickles the
 same calls and results. None is made slower than it needs to be: statements are prepared once and cached, a batch is
-inserted by statements of a hundred rows (half the time of `executemany`), a transaction is one hop to the database
-thread, ids come from a counter, and nothing is checked, looked up again or made safe. What they leave out is what a
-queue is for: groups that form by themselves, fences, leases that are renewed, cancellation, priorities and wake-ups.
+inserted with `executemany`, a transaction is one hop to the database thread, ids come from a counter, and nothing is
+checked, looked up again or made safe. What they leave out is what a queue is for: groups that form by themselves,
+fences, leases that are renewed, cancellation, priorities and wake-ups.
+
+A batch can be inserted faster, by statements of a hundred rows (`store_by_hundreds`). That is a second limit beside the
+first, with figures of its own.
 """
 
 import asyncio
@@ -70,13 +73,12 @@ _INSERT: Final = """
 INSERT INTO sitq_tasks (id, name, queue, status, priority, due_at, max_crashes, result_ttl, enqueued_at, metadata)
 VALUES (?, ?, ?, 'pending', ?, ?, ?, ?, ?, ?)
 """
-_INSERT_PAYLOAD: Final = "INSERT INTO sitq_payloads (seq, payload) VALUES (?, ?)"
-_INSERT_MANY: Final = """
+_INSERT_AT: Final = """
 INSERT INTO sitq_tasks (seq, id, name, queue, status, priority, due_at, max_crashes, result_ttl, enqueued_at, metadata)
-VALUES """
-_ONE_OF_MANY: Final = "(?, ?, ?, ?, 'pending', ?, ?, ?, ?, ?, ?)"
-_INSERT_PAYLOADS: Final = "INSERT INTO sitq_payloads (seq, payload) VALUES "
-_ROWS: Final = 100
+VALUES (?, ?, ?, ?, 'pending', ?, ?, ?, ?, ?, ?)
+"""
+_INSERT_PAYLOAD: Final = "INSERT INTO sitq_payloads (seq, payload) VALUES (?, ?)"
+_HUNDRED: Final = 100
 
 
 def task_row(func: Callable[..., Any], now: int) -> Row:
@@ -96,23 +98,40 @@ def _store_one(db: sqlite3.Connection, row: Row, payload: bytes) -> None:
     db.execute("COMMIT")
 
 
+type Store = Callable[[sqlite3.Connection, Sequence[Row], Sequence[bytes]], None]
+
+
 def store_batch(db: sqlite3.Connection, rows: Sequence[Row], payloads: Sequence[bytes]) -> None:
     """Insert a batch in one transaction."""
     db.execute("BEGIN IMMEDIATE")
-    first = (db.execute("SELECT max(seq) FROM sitq_tasks").fetchone()[0] or 0) + 1
-    _insert_many(db, _INSERT_MANY, _ONE_OF_MANY, [(seq, *row) for seq, row in enumerate(rows, first)])
-    _insert_many(db, _INSERT_PAYLOADS, "(?, ?)", list(enumerate(payloads, first)))
+    first = _first_seq(db)
+    db.executemany(_INSERT_AT, [(seq, *row) for seq, row in enumerate(rows, first)])
+    db.executemany(_INSERT_PAYLOAD, list(enumerate(payloads, first)))
     db.execute("COMMIT")
 
 
-def _insert_many(db: sqlite3.Connection, head: str, one: str, rows: Sequence[Row]) -> None:
-    for part in itertools.batched(rows, _ROWS, strict=False):
-        db.execute(_of_rows(head, one, len(part)), list(itertools.chain.from_iterable(part)))
+def store_by_hundreds(db: sqlite3.Connection, rows: Sequence[Row], payloads: Sequence[bytes]) -> None:
+    """As `store_batch`, with a hundred rows a statement: that takes half the time of one for each."""
+    db.execute("BEGIN IMMEDIATE")
+    first = _first_seq(db)
+    _insert_many(db, _INSERT_AT, [(seq, *row) for seq, row in enumerate(rows, first)])
+    _insert_many(db, _INSERT_PAYLOAD, list(enumerate(payloads, first)))
+    db.execute("COMMIT")
+
+
+def _first_seq(db: sqlite3.Connection) -> int:
+    return (db.execute("SELECT max(seq) FROM sitq_tasks").fetchone()[0] or 0) + 1
+
+
+def _insert_many(db: sqlite3.Connection, one: str, rows: Sequence[Row]) -> None:
+    for part in itertools.batched(rows, _HUNDRED, strict=False):
+        db.execute(_of_rows(one, len(part)), list(itertools.chain.from_iterable(part)))
 
 
 @cache
-def _of_rows(head: str, one: str, count: int) -> str:
-    return head + ", ".join([one] * count)
+def _of_rows(one: str, count: int) -> str:
+    head, values, row = one.strip().rpartition("VALUES ")
+    return head + values + ", ".join([row] * count)
 
 
 async def enqueue_by_statement(db: Database, func: Callable[..., Any], calls: Iterable[Arguments]) -> None:
@@ -132,23 +151,69 @@ async def enqueue_by_transaction(db: Database, func: Callable[..., Any], calls: 
 
 
 async def enqueue_in_batches(
-    db: Database, func: Callable[..., Any], calls: Iterable[Arguments], size: int
+    db: Database, func: Callable[..., Any], calls: Iterable[Arguments], size: int, store: Store = store_batch
 ) -> None:
     """Pickle `size` calls, insert them as one transaction in one hop, and so on."""
     for batch in itertools.batched(calls, size, strict=False):
         now = time.time_ns() // 1000
         rows = [task_row(func, now) for _ in batch]
         payloads = [_encode(func, args) for args in batch]
-        await db._execute(store_batch, db._conn, rows, payloads)
+        await db._execute(store, db._conn, rows, payloads)
 
 
 def enqueue_in_this_thread(
-    db: sqlite3.Connection, func: Callable[..., Any], calls: Iterable[Arguments], size: int
+    db: sqlite3.Connection,
+    func: Callable[..., Any],
+    calls: Iterable[Arguments],
+    size: int,
+    store: Store = store_batch,
 ) -> None:
     """As `enqueue_in_batches`, in plain sqlite3 without a hop."""
     for batch in itertools.batched(calls, size, strict=False):
         now = time.time_ns() // 1000
-        store_batch(db, [task_row(func, now) for _ in batch], [_encode(func, args) for args in batch])
+        store(db, [task_row(func, now) for _ in batch], [_encode(func, args) for args in batch])
+
+
+# -- unique keys -----------------------------------------------------------------------------------
+
+_INSERT_UNIQUE: Final = """
+INSERT INTO sitq_tasks (
+    id, name, queue, status, priority, due_at, max_crashes, result_ttl, enqueued_at, metadata,
+    unique_key, unique_until, unique_replace)
+VALUES (?, ?, ?, 'pending', ?, ?, ?, ?, ?, ?, ?, 'end', 0)
+ON CONFLICT DO NOTHING
+"""
+_HOLDER: Final = f"""
+SELECT id FROM sitq_tasks INDEXED BY sitq_unique WHERE unique_key = ? AND {schema.HOLDS_KEY}
+"""
+
+
+def store_unique(db: sqlite3.Connection, rows: Sequence[Row], payloads: Sequence[bytes]) -> list[str]:
+    """Insert a batch of rows that end with a unique key in one transaction. Returns who holds each key."""
+    holders: list[str] = []
+    db.execute("BEGIN IMMEDIATE")
+    for row, payload in zip(rows, payloads, strict=True):
+        cursor = db.execute(_INSERT_UNIQUE, row)
+        if cursor.rowcount:
+            db.execute(_INSERT_PAYLOAD, (cursor.lastrowid, payload))
+            holders.append(row[0])
+        else:
+            holders.append(db.execute(_HOLDER, row[-1:]).fetchone()[0])
+    db.execute("COMMIT")
+    return holders
+
+
+async def enqueue_unique(
+    db: Database, func: Callable[..., Any], calls: Iterable[tuple[str, Arguments]], size: int
+) -> list[str]:
+    """Pickle `size` calls, store them under their keys as one transaction in one hop, and so on."""
+    holders: list[str] = []
+    for batch in itertools.batched(calls, size, strict=False):
+        now = time.time_ns() // 1000
+        rows = [(*task_row(func, now), key) for key, _ in batch]
+        payloads = [_encode(func, args) for _, args in batch]
+        holders += await db._execute(store_unique, db._conn, rows, payloads)
+    return holders
 
 
 # -- drain -----------------------------------------------------------------------------------------
@@ -293,8 +358,27 @@ async def serve(db: Database, ready: Callable[[int], None]) -> None:
 
 def results(path: Path) -> list[Any]:
     """What the calls returned, in the order in which they were stored. Not part of any measurement."""
+    return [pickle.loads(data) for data in stored_results(path)]
+
+
+def stored_results(path: Path) -> list[bytes]:
+    """As `results`, encoded."""
     with closing(sqlite3.connect(path)) as db:
-        return [pickle.loads(data) for (data,) in db.execute("SELECT result FROM sitq_tasks ORDER BY seq")]
+        return [data for (data,) in db.execute("SELECT result FROM sitq_tasks ORDER BY seq")]
+
+
+def last_id(path: Path) -> str:
+    """The id of the task that was stored last. Not part of any measurement."""
+    with closing(sqlite3.connect(path)) as db:
+        [[found]] = db.execute("SELECT id FROM sitq_tasks ORDER BY seq DESC LIMIT 1").fetchall()
+        return str(found)
+
+
+def put_off(path: Path, due_at: float) -> None:
+    """Make all tasks of a file due at an instant (Unix time). Not part of any measurement."""
+    with closing(connect(path, "fast")) as db:
+        db.execute("UPDATE sitq_tasks SET due_at = ?", (int(due_at * 1e6),))
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
 # -- filling a file --------------------------------------------------------------------------------

@@ -20,9 +20,10 @@ WORKER = "bench"
 LEASE = timedelta(seconds=30)
 _YEAR = 365 * 86_400_000_000
 
-_NUMBERS = "WITH RECURSIVE number (n) AS (SELECT ?1 UNION ALL SELECT n + 1 FROM number WHERE n < ?2)"
+# Counts from ?1 to ?2.
+NUMBERS = "WITH RECURSIVE number (n) AS (SELECT ?1 UNION ALL SELECT n + 1 FROM number WHERE n < ?2)"
 _FINISHED = f"""
-{_NUMBERS} INSERT INTO sitq_tasks (
+{NUMBERS} INSERT INTO sitq_tasks (
     seq, id, name, queue, status, priority, due_at, fence, attempt, max_crashes, worker, result_ttl, enqueued_at,
     started_at, finished_at, expires_at, result)
 SELECT n, printf('%036d', n), 'benchmarks.tasks.noop', 'default', 'success', 0, NULL, n, 1, 3, 'bench', ?4, ?3,
@@ -30,10 +31,10 @@ SELECT n, printf('%036d', n), 'benchmarks.tasks.noop', 'default', 'success', 0, 
 FROM number
 """
 _FAR_FUTURE = f"""
-{_NUMBERS} INSERT INTO sitq_tasks (seq, id, name, queue, status, priority, due_at, max_crashes, result_ttl, enqueued_at)
+{NUMBERS} INSERT INTO sitq_tasks (seq, id, name, queue, status, priority, due_at, max_crashes, result_ttl, enqueued_at)
 SELECT n, printf('%036d', n), 'benchmarks.tasks.noop', 'default', 'pending', -5, ?3 + ?4, 3, ?4, ?3 FROM number
 """
-_PAYLOADS = f"{_NUMBERS} INSERT INTO sitq_payloads (seq, payload) SELECT n, zeroblob(60) FROM number"
+_PAYLOADS = f"{NUMBERS} INSERT INTO sitq_payloads (seq, payload) SELECT n, zeroblob(60) FROM number"
 
 
 async def stored(scale: Scale) -> AsyncIterator[Figure]:
@@ -52,12 +53,12 @@ async def _beside_empty(scale: Scale, kind: str, script: str, size: int) -> Figu
         for file in (path, other):
             fill_for_sitq(file, noop, (rounds + 1) * BATCH)
         _add(path, script, size)
-        async with _open(path) as ours, _open(other) as empty:
+        async with opened(path) as ours, opened(other) as empty:
             for backend in (ours, empty):
-                await _reserve_and_complete(backend)
+                await reserve_and_complete(backend)
             for number in range(rounds):
                 for backend, found in [(ours, values), (empty, bounds)][:: 1 if number % 2 == 0 else -1]:
-                    found.append(await _reserve_and_complete(backend))
+                    found.append(await reserve_and_complete(backend))
     return Figure(
         f"reserve {BATCH} and complete, {size:,} {kind} stored",
         "ms",
@@ -72,7 +73,8 @@ async def _beside_empty(scale: Scale, kind: str, script: str, size: int) -> Figu
 
 
 @asynccontextmanager
-async def _open(path: Path) -> AsyncIterator[SQLiteBackend]:
+async def opened(path: Path) -> AsyncIterator[SQLiteBackend]:
+    """A backend on a file, without syncs."""
     backend = SQLiteBackend(path, durability="fast")
     await backend.open()
     try:
@@ -81,7 +83,8 @@ async def _open(path: Path) -> AsyncIterator[SQLiteBackend]:
         await backend.close()
 
 
-async def _reserve_and_complete(backend: SQLiteBackend) -> float:
+async def reserve_and_complete(backend: SQLiteBackend) -> float:
+    """Take tasks and end them. Returns the seconds."""
     start = time.perf_counter()
     tasks, _ = await backend.reserve(WORKER, None, BATCH, LEASE)
     assert len(tasks) == BATCH

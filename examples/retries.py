@@ -1,4 +1,4 @@
-"""A task that fails is tried again, one that takes too long is stopped, what failed for good is started again by hand.
+"""A task that is tried again, one that takes too long, and a new run by hand for what failed for good.
 
     python -m examples.retries
 
@@ -28,10 +28,10 @@ async def ask() -> str:
     return f"got an answer in attempt {attempt}"
 
 
-@task(max_retries=1, retry_delay=0, timeout=0.1)
-async def wait_for(path: Path) -> str:
-    if not path.exists():  # noqa: ASYNC240  # nothing else runs here
-        await asyncio.Event().wait()  # for ever, if nobody stops it
+@task(max_retries=1, retry_delay=0, timeout=0.2)
+async def work_at(server: Path) -> str:
+    if not (server / "is-up").exists():  # a look at a local folder
+        await asyncio.Event().wait()
     return "done"
 
 
@@ -42,13 +42,13 @@ async def main(folder: Path) -> None:
         for failed in (await queue.get(asking)).attempts_log:
             print(f"attempt {failed.attempt}: {failed.error.type}, {failed.error.message}")
 
-        waiting = await queue.enqueue(wait_for, folder / "signal")
+        waiting = await queue.enqueue(work_at, folder)
         try:
             await waiting.result(timeout=30)
         except TaskRetryExhaustedError as error:
             print(f"failed for good after {error.attempts} attempts: {error.error_type}")
 
-        (folder / "signal").touch()
+        (folder / "is-up").touch()
         await queue.requeue(waiting)
         print("started again by hand:", await waiting.result(timeout=30))
 

@@ -12,10 +12,15 @@ import pytest
 from benchmarks import __main__ as cli
 from benchmarks import footprint, limits, report
 from benchmarks.drain import drain_once, fill_for_sitq
+from benchmarks.limited import put_in_front
 from benchmarks.measure import Figure, Run, Scale, Target, compare, percentile
+from benchmarks.stored import opened
 from benchmarks.tasks import noop, noop_sync
 from sitq import TaskQueue, call
 from sitq.backends.sqlite import SQLiteBackend
+from sitq.model import Concurrency, NewTask
+from sitq.serialization import encode_call
+from sitq.task import Call
 
 FIGURE = Figure("a", "tasks/s", 30.0, 60.0, 0.5, Target("ratio", ">=", 0.6), samples=3)
 
@@ -41,7 +46,7 @@ def test_table_and_json_of_a_real_run(tmp_path: Path, capsys: pytest.CaptureFixt
     assert told["machine"]["cores"] >= 1
     assert {"python", "sqlite", "aiosqlite", "system", "file_system"} <= told["machine"].keys()
     names = [figure["name"] for figure in told["figures"]]
-    assert len(set(names)) == len(names) == 6 + 10 + 8
+    assert len(set(names)) == len(names) == 10 + 10 + 8
     assert "wake-up p99, other process, full" in names
     for figure in told["figures"]:
         assert figure["value"] > 0
@@ -67,6 +72,40 @@ async def test_stored_rows_are_compared_with_none(tmp_path: Path) -> None:
         "100,000 far-future stored",
     ]
     assert all(figure.ratio is not None and figure.ratio > 0 for figure in figures)
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        (
+            "unique",
+            ["enqueue with unique keys, 100 callers, full", "enqueue with unique keys, 100 callers, fast"],
+        ),
+        (
+            "limited",
+            ["reserve 10 and complete, 1,000 keys with limits", "put 10 of a full key in line, once"],
+        ),
+        (
+            "progress",
+            [
+                "progress, 10,000 calls a second, stored",
+                "drain, concurrency 100, beside 10,000 progress calls a second",
+            ],
+        ),
+        ("due", ["10 tasks due at once, first start", "10 tasks due at once, all drained"]),
+    ],
+)
+async def test_what_the_life_of_a_task_costs(name: str, expected: list[str], tmp_path: Path) -> None:
+    figures = [figure async for figure in cli.BENCHMARKS[name](Scale(True, tmp_path))]
+    assert [figure.name for figure in figures] == expected
+    for figure in figures:
+        assert figure.value > 0
+        assert figure.note
+        assert figure.target is None
+        assert figure.ratio is None or figure.ratio > 0
+        assert (figure.limit is None) is (figure.ratio is None)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="Linux tells what a process has used")
@@ -152,6 +191,11 @@ _EXACT = (
     "max_crashes",
     "result_ttl",
     "metadata",
+    "unique_key",
+    "unique_until",
+    "unique_bound",
+    "unique_replace",
+    "limited",
 )
 _PRESENT = ("id", "due_at", "worker", "enqueued_at", "started_at", "finished_at", "expires_at")
 
@@ -168,17 +212,53 @@ def rows(path: Path) -> list[tuple[object, ...]]:
         ).fetchall()
 
 
+def limits_of(path: Path) -> list[tuple[object, ...]]:
+    with closing(sqlite3.connect(path)) as db:
+        return db.execute("SELECT * FROM sitq_limits ORDER BY seq").fetchall()
+
+
 async def test_enqueue_limits_leave_the_rows_that_sitq_leaves(tmp_path: Path) -> None:
     async with TaskQueue(SQLiteBackend(tmp_path / "sitq.db")) as queue:
-        await queue.enqueue_many([call(noop, number) for number in range(8)])
-    calls = [(number,) for number in range(8)]
+        await queue.enqueue_many([call(noop, number) for number in range(12)])
+    calls = [(number,) for number in range(12)]
     async with limits.aconnect(tmp_path / "limit.db", "full") as db:
         await limits.enqueue_by_statement(db, noop, calls[:2])
         await limits.enqueue_by_transaction(db, noop, calls[2:4])
         await limits.enqueue_in_batches(db, noop, calls[4:6], 2)
     with closing(limits.connect(tmp_path / "limit.db", "full")) as plain:
-        limits.enqueue_in_this_thread(plain, noop, calls[6:], 2)
+        limits.enqueue_in_this_thread(plain, noop, calls[6:8], 2)
+        limits.enqueue_in_this_thread(plain, noop, calls[8:], 3, limits.store_by_hundreds)
     assert rows(tmp_path / "limit.db") == rows(tmp_path / "sitq.db")
+
+
+async def test_unique_limit_answers_and_leaves_the_rows_as_sitq_does(tmp_path: Path) -> None:
+    keys = ["a", "a", "b", "c", "b"]
+    async with TaskQueue(SQLiteBackend(tmp_path / "sitq.db")) as queue:
+        handles = [
+            await queue.options(unique_key=key).enqueue(noop, number) for number, key in enumerate(keys)
+        ]
+    async with limits.aconnect(tmp_path / "limit.db", "full") as db:
+        calls = [(key, (number,)) for number, key in enumerate(keys)]
+        holders = await limits.enqueue_unique(db, noop, calls, 3)
+    assert [holders.index(each) for each in holders] == [0, 0, 2, 3, 2]
+    assert [handles.index(each) for each in handles] == [0, 0, 2, 3, 2]
+    # Not `seq`: an insert that meets a holder has used up a number.
+    left, expected = (rows(tmp_path / name) for name in ("limit.db", "sitq.db"))
+    assert [row[1:] for row in left] == [row[1:] for row in expected]
+
+
+async def test_tasks_in_front_are_stored_as_sitq_does(tmp_path: Path) -> None:
+    full = Concurrency("saturated", 1)
+    payload = encode_call(Call(noop, (1,), {}), None, max_payload=1024)
+    for name in ("sitq.db", "front.db"):
+        async with opened(tmp_path / name) as backend:
+            await backend.enqueue([NewTask("0" * 36, "benchmarks.tasks.noop", payload)])
+            if name == "sitq.db":
+                new = NewTask("", "benchmarks.tasks.noop", payload, priority=-5, concurrency=full)
+                await backend.enqueue([new._replace(id=f"{number:036d}") for number in (2, 3)])
+    put_in_front(tmp_path / "front.db", 2)
+    assert rows(tmp_path / "front.db") == rows(tmp_path / "sitq.db")
+    assert limits_of(tmp_path / "front.db") == limits_of(tmp_path / "sitq.db")
 
 
 @pytest.mark.parametrize("func", [noop, noop_sync])

@@ -23,7 +23,7 @@ from sitq.events import Event, TaskRequeued
 from sitq.failure import encode_error
 from sitq.model import Failed, Outcome, Retried, Succeeded
 from tests.integration.support import drain
-from tests.support import LEASE
+from tests.support import LEASE, FakeClock
 
 broken = True
 
@@ -256,3 +256,18 @@ async def test_an_error_that_cannot_be_read_does_not_hide_its_task(queue: TaskQu
     assert details.last_error.type == "unreadable"
     await queue.requeue(handle)
     assert [each.error.type for each in (await queue.get(handle)).attempts_log] == ["unreadable"]
+
+
+# -- Kept ------------------------------------------------------------------------------------------
+
+
+async def test_what_failed_is_kept_longer_than_a_result() -> None:
+    clock = FakeClock()
+    async with TaskQueue(MemoryBackend(clock=clock)) as queue:
+        [failed] = await dead(queue, 1, result_ttl=60)
+        [dropped] = await dead(queue, 1, result_ttl=60, keep_failed=120)
+        clock.advance(timedelta(hours=1))
+        assert await queue.backend.prune(10) == 1
+        assert await queue.requeue([failed, dropped]) == [failed]
+        clock.advance(timedelta(days=31))
+        assert await queue.backend.prune(10) == 0  # it runs again

@@ -146,6 +146,16 @@ async def test_the_next_start_in_a_store_with_rates_is_found_by_indexes(backend:
     assert planner.touching("sitq_lines") == ["SEARCH sitq_lines USING INDEX sitq_opening (opens_at>?)"]
 
 
+async def test_when_the_lines_of_a_queue_open_is_one_seek_however_many_others_have(
+    backend: SQLiteBackend,
+) -> None:
+    planner = await plan(backend, lambda db: limits.next_opening(db, ["limited", "paused"], {"paused"}))
+
+    assert planner.touching("sitq_lines") == [
+        "SEARCH sitq_lines USING COVERING INDEX sitq_lines_of_queue (queue=? AND opens_at>?)"
+    ]
+
+
 async def test_the_queues_are_found_by_hops_along_the_index(backend: SQLiteBackend) -> None:
     planner = await plan(backend, lambda db: reserve.reserve(db, wanted(backend), Rings()))
 

@@ -50,6 +50,7 @@ def test_nothing_given() -> None:
         ({"timeout": 1.5}, RunRules(timeout=1.5)),
         ({"timeout": MINUTE}, RunRules(timeout=60.0)),
         ({"expires": 60}, RunRules(expires_at=NOW + MINUTE)),
+        ({"keep_failed": 60}, RunRules(keep_failed=60.0)),
         ({"expires": NOW + MINUTE}, RunRules(expires_at=NOW + MINUTE)),
         ({"expires": NOW - MINUTE}, RunRules(expires_at=NOW - MINUTE)),
     ],

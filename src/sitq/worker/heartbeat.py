@@ -133,16 +133,13 @@ class Heartbeat:
 
     async def _beat(self, bell: Signal) -> None:
         interval = self._config.lease / _RENEWALS_PER_LEASE
-        due = self._clock.monotonic()
+        due, rung = 0.0, True  # what rang before it could be heard
         while True:
-            if self._clock.monotonic() >= due:
-                due = self._clock.monotonic() + interval
+            if rung or self._clock.monotonic() >= due:
                 await self.renew_once()
+                due = self._clock.monotonic() + (min(_SECOND_LOOK, interval) if rung else interval)
             rung = await bell.wait(min(interval, BLOCKED_AFTER, max(due - self._clock.monotonic(), 0.0)))
             self._watch_loop()
-            if rung:
-                await self.renew_once()
-                due = min(due, self._clock.monotonic() + _SECOND_LOOK)
 
     async def renew_once(self) -> None:
         """Renew everything held, and pass on what the storage says. Gives up what could not be renewed for a lease.

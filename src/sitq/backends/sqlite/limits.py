@@ -198,6 +198,7 @@ _OPENED: Final = (
     "SELECT id, key, number, period FROM sitq_lines WHERE opens_at <= ? ORDER BY opens_at LIMIT ?"
 )
 _OPENINGS: Final = "SELECT queue, opens_at FROM sitq_lines WHERE opens_at IS NOT NULL ORDER BY opens_at"
+_FIRST_OPENING: Final = "SELECT min(opens_at) FROM sitq_lines WHERE queue = ? AND opens_at IS NOT NULL"
 _FIRST: Final = "SELECT due_at, seq FROM sitq_limits WHERE line = ? ORDER BY priority, due_at, seq LIMIT ?"
 _LEAVE: Final = """
 UPDATE sitq_limits SET line = NULL, priority = NULL, due_at = NULL WHERE seq IN (SELECT value FROM json_each(?))
@@ -247,10 +248,12 @@ def next_opening(
     db: sqlite3.Connection, queues: Collection[str] | None, paused: Collection[str]
 ) -> int | None:
     """When the first line of these queues opens. All queues are meant by None."""
-    for queue, opens_at in db.execute(_OPENINGS):
-        if queue not in paused and (queues is None or queue in queues):
-            return int(opens_at)
-    return None
+    if queues is not None:
+        firsts = [
+            db.execute(_FIRST_OPENING, (queue,)).fetchone()[0] for queue in queues if queue not in paused
+        ]
+        return min((at for at in firsts if at is not None), default=None)
+    return next((int(at) for queue, at in db.execute(_OPENINGS) if queue not in paused), None)
 
 
 def forgo(db: sqlite3.Connection, seqs: Sequence[int], now: int, rings: Rings) -> None:

@@ -112,6 +112,7 @@ CREATE TABLE sitq_lines (
     opens_at INTEGER,
     UNIQUE (kind, key, queue, number, period)
 ) STRICT;
+CREATE INDEX sitq_lines_of_queue ON sitq_lines (queue, opens_at);
 CREATE INDEX sitq_opening ON sitq_lines (opens_at) WHERE opens_at IS NOT NULL;
 
 CREATE TABLE sitq_rates (
