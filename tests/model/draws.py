@@ -1,7 +1,8 @@
 """What the histories are made of: few names and short spans, so that everything meets everything."""
 
+from collections.abc import Set
 from datetime import UTC, datetime, timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from hypothesis import strategies as st
 
@@ -74,22 +75,32 @@ prefixes = st.sampled_from(["", "cron:", "cron:a", "g", "z"])
 
 _untils = st.one_of(st.sampled_from(Until), st.sampled_from(Until), _seconds(-10, 0, 10, 30))
 _concurrencies = st.builds(Concurrency, st.sampled_from(["c1", "c2"]), st.integers(1, 2))
-_rates = st.builds(Rate, st.sampled_from(["r1", "r2"]), st.integers(1, 3), _seconds(10, 10, 30))
+_rates = st.builds(
+    Rate, st.sampled_from(["r1", "r1", "r2"]), st.sampled_from([1, 2, 2, 3]), _seconds(10, 10, 30)
+)
+
+
+BOUNDS = frozenset({"unique", "concurrency", "rate"})
+# What the tasks of one history are bound by; None leaves it to each of them. Those that share a kind meet more often.
+focuses = st.sampled_from([None, None, BOUNDS, {"unique"}, {"concurrency"}, {"rate"}])
 
 
 class Drawn(NamedTuple):
-    """A task without its instants, and how far from now they are."""
+    """A task without its instants, how far from now they are, and by what it is bound."""
 
     task: NewTask
     delay: timedelta | None
     until: Until | timedelta
+    bounds: Set[str]
 
-    def at(self, now: datetime) -> NewTask:
-        unique = self.task.unique
-        if unique is not None:
-            until = self.until if isinstance(self.until, Until) else now + self.until
-            unique = unique._replace(until=until)
-        return self.task._replace(due_at=None if self.delay is None else now + self.delay, unique=unique)
+    def at(self, now: datetime, focus: Set[str] | None) -> NewTask:
+        assert self.task.unique is not None
+        until = self.until if isinstance(self.until, Until) else now + self.until
+        unbound: dict[str, Any] = dict.fromkeys(BOUNDS - (self.bounds if focus is None else focus))
+        return self.task._replace(
+            due_at=None if self.delay is None else now + self.delay,
+            **{"unique": self.task.unique._replace(until=until), **unbound},
+        )
 
 
 @st.composite
@@ -103,14 +114,12 @@ def new_tasks(draw: st.DrawFn) -> Drawn:
         max_crashes=draw(st.integers(1, 3)),
         result_ttl=draw(result_ttls),
         metadata=draw(st.sampled_from([None, {}, {"tenant": 12, "größe": ["a", None]}])),
-        unique=draw(
-            st.one_of(st.none(), st.builds(Unique, st.sampled_from(["u1", "u2"]), replace=st.booleans()))
-        ),
-        concurrency=draw(st.one_of(st.none(), _concurrencies)),
-        rate=draw(st.one_of(st.none(), _rates)),
+        unique=draw(st.builds(Unique, st.sampled_from(["u1", "u2"]), replace=st.booleans())),
+        concurrency=draw(_concurrencies),
+        rate=draw(_rates),
     )
     delay = draw(st.one_of(st.none(), st.none(), spans, st.just(timedelta(seconds=-10))))
-    return Drawn(task, delay, draw(_untils) if task.unique else Until.END)
+    return Drawn(task, delay, draw(_untils), draw(st.sets(st.sampled_from(sorted(BOUNDS)))))
 
 
 def outcome(kind: type[Outcome], held: Held, at: datetime | None, now: datetime, data: bytes) -> Outcome:

@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 from collections import Counter
+from collections.abc import Set
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,18 @@ from hypothesis.stateful import (
 )
 
 from sitq.errors import QueueFullError
-from sitq.model import Held, NewNote, NoteKind, Outcome, Status, TaskId, TaskRecord, WorkerInfo
+from sitq.model import (
+    Held,
+    NewNote,
+    NoteKind,
+    Outcome,
+    Stats,
+    Status,
+    TaskId,
+    TaskRecord,
+    WorkerInfo,
+    WorkerRecord,
+)
 from tests.conformance.conftest import BACKENDS, Store
 from tests.model import draws
 from tests.model.draws import Drawn
@@ -66,6 +78,7 @@ class Histories(RuleBasedStateMachine):
         self.backend = store.make(self.folder, self.clock)
         self.runner.run(self.backend.open())
         self.model = Model()
+        self.focus: Set[str] | None = None
         self.held: list[Held] = [Held("never", 1)]
         self.ended: dict[tuple[TaskId, int], TaskRecord] = {}
         self.last_said = self.last_position = 0
@@ -97,14 +110,15 @@ class Histories(RuleBasedStateMachine):
 
     # -- Verbs --
 
-    @initialize(tasks=st.lists(draws.new_tasks(), min_size=2, max_size=6))
-    def something_to_do(self, tasks: list[Drawn]) -> None:
+    @initialize(tasks=st.lists(draws.new_tasks(), min_size=2, max_size=6), focus=draws.focuses)
+    def something_to_do(self, tasks: list[Drawn], focus: Set[str] | None) -> None:
+        self.focus = focus
         self.enqueue(tasks, {})
 
     @rule(tasks=st.lists(draws.new_tasks(), max_size=4), room=draws.room)
     def enqueue(self, tasks: list[Drawn], room: dict[str, int]) -> None:
         now = self.clock.now()
-        batch = [drawn.at(now) for drawn in tasks]
+        batch = [drawn.at(now, self.focus) for drawn in tasks]
         batch = [
             task._replace(rate=None) if task.rate and not self.model.looks_back(task.rate, now) else task
             for task in batch
@@ -314,9 +328,19 @@ class Histories(RuleBasedStateMachine):
     # -- What always holds --
 
     @invariant()
-    def the_tasks_are_those_of_the_model(self) -> None:
-        stored = self.runner.run(everything(self.backend))
+    def the_store_is_that_of_the_model(self) -> None:
+        tasks, stats, workers = self.runner.run(self.look())
+        self.check_tasks(tasks)
+        self.check_stats(stats)
+        now = self.clock.now()
+        alive = [one for one in self.model.workers.values() if now < one.alive_until + timedelta(days=1)]
+        assert workers == alive
 
+    async def look(self) -> tuple[list[TaskRecord], Stats, list[WorkerRecord]]:
+        """All at once: each turn of the loop and each way to the reader and back costs more than the look."""
+        return await asyncio.gather(everything(self.backend), self.backend.stats(), self.backend.workers())
+
+    def check_tasks(self, stored: list[TaskRecord]) -> None:
         expected = sorted(self.model.rows.values(), key=lambda row: -row.order)
         assert [essence(task) for task in stored] == [essence(row) for row in expected]
         seqs = [task.seq for task in stored]
@@ -331,13 +355,9 @@ class Histories(RuleBasedStateMachine):
             if task.status.finished:
                 assert self.ended.setdefault((task.id, self.model.rows[task.id].order), task) == task
 
-    @invariant()
-    def the_numbers_are_those_of_the_model(self) -> None:
+    def check_stats(self, stats: Stats) -> None:
         rows = self.model.rows.values()
         now = self.clock.now()
-
-        stats = self.runner.run(self.backend.stats())
-
         counted = {
             (queue.queue, status): n for queue in stats.queues for status, n in queue.counts.items() if n
         }
@@ -366,10 +386,3 @@ class Histories(RuleBasedStateMachine):
         self.positions |= new
         self.last_said = self.model.said
         self.last_position = max([self.last_position, *new.values()])
-
-    @invariant()
-    def the_workers_are_those_of_the_model(self) -> None:
-        now = self.clock.now()
-        alive = [one for one in self.model.workers.values() if now < one.alive_until + timedelta(days=1)]
-
-        assert self.runner.run(self.backend.workers()) == alive
