@@ -96,7 +96,7 @@ def are_stored(db: sqlite3.Connection, done: Sequence[Enqueued] | QueueFullError
 
 
 def _row(seq: int | None, task: NewTask, now: int) -> tuple[Any, ...]:
-    task_id, name, _, queue, priority, due_at, max_crashes, result_ttl, metadata, *_ = task
+    task_id, name, _, queue, priority, due_at, max_crashes, result_ttl, metadata, _, _, _ = task
     return (
         seq,
         task_id,
