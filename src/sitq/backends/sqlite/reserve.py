@@ -55,6 +55,10 @@ WITH RECURSIVE found (queue) AS (
 )
 SELECT queue FROM found WHERE queue IS NOT NULL
 """
+# One look for what most stores do not have.
+_SELDOM: Final = """
+SELECT EXISTS (SELECT 1 FROM sitq_paused), EXISTS (SELECT 1 FROM sitq_lines WHERE opens_at <= ?)
+"""
 _NEXT_FENCE: Final = "UPDATE sitq_meta SET value = value + 1 WHERE key = 'fence' RETURNING value"
 _TAKE: Final = """
 UPDATE sitq_tasks SET
@@ -94,8 +98,10 @@ class _Search(NamedTuple):
 
 
 def reserve(db: sqlite3.Connection, wanted: Reservation, rings: Rings) -> Reserved:
-    limits.open_lines(db, wanted.now)
-    paused = registry.paused(db)
+    [[any_paused, any_opened]] = db.execute(_SELDOM, (wanted.now,)).fetchall()
+    if any_opened:
+        limits.open_lines(db, wanted.now)
+    paused = registry.paused(db) if any_paused else ()
     queues = (
         [row[0] for row in db.execute(_QUEUES)] if wanted.queues is None else dict.fromkeys(wanted.queues)
     )
