@@ -223,6 +223,12 @@ def check_arguments(call: Call[Any]) -> None:
         ValidationError: The arguments do not fit.
     """
     func, bound = call.func, 0
+    if type(func) is FunctionType and not call.kwargs:  # the usual case, on the way of every call, twice
+        code = func.__code__
+        if not code.co_kwonlyargcount:
+            most = code.co_argcount
+            if most - len(func.__defaults__ or ()) <= len(call.args) <= most:
+                return
     if type(func) is not FunctionType:
         func, bound = _plain(func)
     if type(func) is FunctionType and _fits(func, len(call.args) + bound, call.kwargs):

@@ -96,7 +96,7 @@ def are_stored(db: sqlite3.Connection, done: Sequence[Enqueued] | QueueFullError
 
 
 def _row(seq: int | None, task: NewTask, now: int) -> tuple[Any, ...]:
-    task_id, name, _, queue, priority, due_at, max_crashes, result_ttl, metadata, *_ = task
+    task_id, name, _, queue, priority, due_at, max_crashes, result_ttl, metadata, _, _, _ = task
     return (
         seq,
         task_id,
@@ -130,7 +130,7 @@ def enqueue_each(db: sqlite3.Connection, tasks: Sequence[NewTask], now: int, rin
 def _enqueue_careful(db: sqlite3.Connection, task: NewTask, now: int, rings: Rings) -> Enqueued:
     # What is wrong with a task shows here, whoever holds its key.
     row = _row(None, task, now)
-    if rows.by_id(db, [task.id]):
+    if db.execute("SELECT 1 FROM sitq_tasks WHERE id = ?", (task.id,)).fetchone() is not None:
         return Enqueued(task.id, created=False)
     due_at = now if task.due_at is None else micros(task.due_at)
     holder = None if task.unique is None else unique.holder(db, task.unique.key, now)
@@ -158,6 +158,8 @@ def enqueue_bounded(
 
     That is an answer and no exception: one would undo what the other callers of the transaction did.
     """
+    if not max_pending:
+        return enqueue_each(db, tasks, now, rings)
     mine = Rings()
     db.execute("SAVEPOINT sitq_enqueue")
     done = enqueue_each(db, tasks, now, mine)
