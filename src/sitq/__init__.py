@@ -3,6 +3,7 @@
 from sitq.backends.base import Backend
 from sitq.context import CurrentTask, current_task
 from sitq.details import AttemptError, TaskDetails
+from sitq.enqueuer import Enqueuer
 from sitq.errors import (
     BackendConnectionError,
     BackendError,
@@ -33,7 +34,7 @@ from sitq.failure import ErrorInfo
 from sitq.handle import Result, SyncTaskHandle, TaskHandle
 from sitq.model import QueueStats, Stats, Status, TaskRecord, WorkerInfo, WorkerRecord
 from sitq.progress import Progress
-from sitq.queue import Enqueuer, TaskQueue
+from sitq.queue import TaskQueue
 from sitq.retry import RetryPolicy
 from sitq.schedules import ScheduleRecord
 from sitq.stream import Streamed

@@ -14,7 +14,9 @@ from sitq.errors import (
     TaskNotFoundError,
     TaskRetryExhaustedError,
 )
-from sitq.model import Status, TaskId
+from sitq.failure import decode_error
+from sitq.model import Status, TaskId, TaskRecord
+from sitq.serialization import decode_value
 from sitq.stream import Streamed
 
 
@@ -70,6 +72,26 @@ class Result[R]:
                 raise TaskError(
                     f"task {self.id} is {self.status}, not finished: wait with get_result(id, timeout=...)"
                 )
+
+
+def result_of(record: TaskRecord) -> Result[Any]:
+    """A record that was read with its bytes, as its caller sees it. Raises `TaskSerializationError`."""
+    error = None if record.error is None else decode_error(record.error)
+    return Result(
+        id=record.id,
+        status=record.status,
+        value=decode_value(record.result)
+        if record.status is Status.SUCCESS and record.result is not None
+        else None,
+        error=error.message if error else None,
+        error_type=error.type if error else None,
+        traceback=error.traceback if error else None,
+        enqueued_at=record.enqueued_at,
+        started_at=record.started_at,
+        finished_at=record.finished_at,
+        attempts=record.attempt,
+        exhausted=error.exhausted if error else False,
+    )
 
 
 class _Tasks(Protocol):

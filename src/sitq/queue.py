@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Ite
 from contextlib import aclosing
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any, Final, Never, Protocol, Self, Unpack, get_args, overload
+from typing import Any, Final, Never, Self, Unpack, get_args, overload
 
 from sitq.backends import open_backend
 from sitq.backends.base import Backend
@@ -14,10 +14,11 @@ from sitq.checks import Duration, integer, label, seconds
 from sitq.deadletters import discard_all, requeue_all, selection
 from sitq.declared import Declared, declare, declared, schedule_name
 from sitq.details import TaskDetails, details
+from sitq.emitter import Emitter
+from sitq.enqueuer import Enqueuer
 from sitq.errors import QueueClosedError, TaskNotFoundError, TaskTimeoutError, ValidationError
-from sitq.events import Event, EventHandler, Events, TaskEnqueued, TaskRequeued
-from sitq.failure import decode_error
-from sitq.handle import Result, TaskHandle
+from sitq.events import Event, EventHandler, TaskEnqueued, TaskRequeued
+from sitq.handle import Result, TaskHandle, result_of
 from sitq.ids import new_id
 from sitq.model import (
     DEFAULT_MAX_CRASHES,
@@ -44,7 +45,7 @@ from sitq.schedules import (
     save_schedules,
     set_schedule_paused,
 )
-from sitq.serialization import decode_value, encode_call
+from sitq.serialization import encode_call
 from sitq.stream import Streamed, stream
 from sitq.task import Call, Task, check_arguments, check_callable, has_parameter
 from sitq.terms import NO_TERMS, terms
@@ -97,7 +98,7 @@ class TaskQueue:
         self.backend: Final[Backend] = backend
         self.max_payload: Final = max_payload
         self._max_pending: Final = _max_pending(max_pending)
-        self.emitter: Final = Events()
+        self.emitter: Final = Emitter()
         self.declared: Final[dict[str, Declared]] = {}
         self._open = False
         self._closed = False
@@ -284,9 +285,9 @@ class TaskQueue:
             TaskSerializationError: The value cannot be read here: its module is missing, or another Python wrote it.
         """
         if timeout is None:
-            return _result(await self._record(task_id, with_bytes=True))
+            return result_of(await self._record(task_id, with_bytes=True))
         check_task_id(task_id)
-        return _result(await self._ended(task_id, seconds(timeout, "timeout")))
+        return result_of(await self._ended(task_id, seconds(timeout, "timeout")))
 
     async def _ended(self, task_id: TaskId, wait: float) -> TaskRecord:
         """The record of a task, once it has finished. Raises `TaskTimeoutError` if that takes longer than `wait`."""
@@ -571,37 +572,6 @@ class TaskQueue:
         return found[0]
 
 
-class Enqueuer:
-    """A view of a queue that enqueues with fixed options. Made by `TaskQueue.options`."""
-
-    def __init__(self, enqueue: "_Enqueue", options: TaskOptions) -> None:
-        self._enqueue = enqueue
-        self._options = options
-
-    @overload
-    async def enqueue[**P, R](
-        self, func: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
-    ) -> TaskHandle[R]: ...
-    @overload
-    async def enqueue[**P, R](
-        self, func: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs
-    ) -> TaskHandle[R]: ...
-    async def enqueue(self, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> TaskHandle[Any]:
-        """As `TaskQueue.enqueue`, except that every keyword belongs to the function."""
-        made: Call[Any] = Call(func, args, kwargs)
-        return (await self._enqueue([made], self._options))[0]
-
-    async def enqueue_many[R](self, calls: Iterable[Call[R]], /) -> list[TaskHandle[R]]:
-        """As `TaskQueue.enqueue_many`."""
-        return await self._enqueue(calls, self._options)
-
-
-class _Enqueue(Protocol):
-    """How a view reaches its queue."""
-
-    async def __call__[R](self, calls: Iterable[Call[R]], options: TaskOptions) -> list[TaskHandle[R]]: ...
-
-
 def _max_pending(given: int | Mapping[str, int] | None) -> int | Mapping[str, int] | None:
     if given is None:
         return None
@@ -612,22 +582,3 @@ def _max_pending(given: int | Mapping[str, int] | None) -> int | Mapping[str, in
 
 def _bound(count: int) -> int:
     return integer(count, "max_pending", minimum=1, maximum=2**31)
-
-
-def _result(record: TaskRecord) -> Result[Any]:
-    error = None if record.error is None else decode_error(record.error)
-    return Result(
-        id=record.id,
-        status=record.status,
-        value=decode_value(record.result)
-        if record.status is Status.SUCCESS and record.result is not None
-        else None,
-        error=error.message if error else None,
-        error_type=error.type if error else None,
-        traceback=error.traceback if error else None,
-        enqueued_at=record.enqueued_at,
-        started_at=record.started_at,
-        finished_at=record.finished_at,
-        attempts=record.attempt,
-        exhausted=error.exhausted if error else False,
-    )

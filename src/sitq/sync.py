@@ -16,13 +16,14 @@ from typing import Any, Final, Protocol, Self, Unpack, overload
 from sitq.backends.base import Backend
 from sitq.checks import Duration
 from sitq.details import TaskDetails
+from sitq.enqueuer import Enqueuer
 from sitq.errors import BackendConnectionError, QueueError
 from sitq.events import EventHandler
 from sitq.handle import Result, SyncTaskHandle, TaskHandle
 from sitq.loop import LoopThread, closed, refuse_on_loop
 from sitq.model import Stats, Status, TaskId, TaskRecord, WorkerRecord
 from sitq.options import GivenDefaults, GivenOptions
-from sitq.queue import DEFAULT_MAX_PAYLOAD, DEFAULT_PATH, Enqueuer, TaskQueue
+from sitq.queue import DEFAULT_MAX_PAYLOAD, DEFAULT_PATH, TaskQueue
 from sitq.schedule import Misfire, Overlap
 from sitq.schedules import ScheduleRecord
 from sitq.stream import Streamed

@@ -22,8 +22,6 @@ from sitq import (
     current_task,
 )
 from sitq.backends.base import Backend
-from sitq.backends.memory import MemoryBackend
-from sitq.backends.sqlite import SQLiteBackend
 from sitq.events import TaskCancelled, TaskLogged, TaskStarted
 from tests.integration.support import Gate, Recorder, end_group, recorded, spied_queue, start_python
 from tests.support import PATIENCE
@@ -41,19 +39,6 @@ async def shared() -> AsyncIterator[None]:
     held_up.clear()
     yield
     held_up.set()
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
-    if request.param == "memory":
-        return MemoryBackend()
-    return SQLiteBackend(tmp_path / "tasks.db", durability="fast")
-
-
-@pytest.fixture
-async def queue(backend: Backend) -> AsyncIterator[TaskQueue]:
-    async with TaskQueue(backend) as queue:
-        yield queue
 
 
 @asynccontextmanager

@@ -1,8 +1,6 @@
 """What ended without a result: kept with its errors, started again by hand, or thrown away."""
 
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -16,9 +14,7 @@ from sitq import (
     ValidationError,
     call,
 )
-from sitq.backends.base import Backend
 from sitq.backends.memory import MemoryBackend
-from sitq.backends.sqlite import SQLiteBackend
 from sitq.events import Event, TaskRequeued
 from sitq.failure import encode_error
 from sitq.model import Failed, Outcome, Retried, Succeeded
@@ -32,19 +28,6 @@ broken = True
 def _fresh() -> None:
     global broken
     broken = True
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
-    if request.param == "memory":
-        return MemoryBackend()
-    return SQLiteBackend(tmp_path / "tasks.db", durability="fast")
-
-
-@pytest.fixture
-async def queue(backend: Backend) -> AsyncIterator[TaskQueue]:
-    async with TaskQueue(backend) as queue:
-        yield queue
 
 
 def work(number: int = 0) -> int:

@@ -2,16 +2,12 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sitq import Status, TaskQueue, ValidationError, Worker, current_task
 from sitq.backends.base import Backend
-from sitq.backends.memory import MemoryBackend
-from sitq.backends.sqlite import SQLiteBackend
 from sitq.events import (
     TaskCancelled,
     TaskEnqueued,
@@ -37,19 +33,6 @@ gate: Gate
 async def shared() -> None:
     global gate
     gate = Gate()
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
-    if request.param == "memory":
-        return MemoryBackend()
-    return SQLiteBackend(tmp_path / "tasks.db", durability="fast")
-
-
-@pytest.fixture
-async def queue(backend: Backend) -> AsyncIterator[TaskQueue]:
-    async with TaskQueue(backend) as queue:
-        yield queue
 
 
 def add(a: int, b: int) -> int:

@@ -2,17 +2,13 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sitq import Status, TaskQueue, ValidationError, Worker, call
 from sitq.backends.base import Backend
-from sitq.backends.memory import MemoryBackend
-from sitq.backends.sqlite import SQLiteBackend
 from sitq.events import TaskStarted
 from tests.integration.support import Spied, drain, recorded, spied_queue
 from tests.support import PATIENCE
@@ -27,19 +23,6 @@ started: asyncio.Semaphore
 async def shared() -> None:
     global running, most, free, started
     running, most, free, started = Counter(), Counter(), asyncio.Semaphore(0), asyncio.Semaphore(0)
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
-    if request.param == "memory":
-        return MemoryBackend()
-    return SQLiteBackend(tmp_path / "tasks.db", durability="fast")
-
-
-@pytest.fixture
-async def queue(backend: Backend) -> AsyncIterator[TaskQueue]:
-    async with TaskQueue(backend) as queue:
-        yield queue
 
 
 async def count(key: str) -> None:

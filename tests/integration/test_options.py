@@ -1,35 +1,17 @@
 """What the options of a call come to in the store, and whose handle the caller gets."""
 
 import logging
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 
 from sitq import ResultExpiredError, RetryPolicy, TaskQueue, ValidationError, call, task
-from sitq.backends.base import Backend
-from sitq.backends.memory import MemoryBackend
-from sitq.backends.sqlite import SQLiteBackend
 from sitq.model import Concurrency, Failed, Rate, Succeeded, TaskQuery, TaskRecord, Unique, Until
 from sitq.rules import NO_RULES, RunRules
 from sitq.serialization import decode_call, encode_value
 from tests.support import LEASE, record
 
 MINUTE = timedelta(minutes=1)
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
-    if request.param == "memory":
-        return MemoryBackend()
-    return SQLiteBackend(tmp_path / "tasks.db", durability="fast")
-
-
-@pytest.fixture
-async def queue(backend: Backend) -> AsyncIterator[TaskQueue]:
-    async with TaskQueue(backend) as queue:
-        yield queue
 
 
 def send(number: int) -> int:

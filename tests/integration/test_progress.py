@@ -10,8 +10,6 @@ import pytest
 
 from sitq import Status, TaskQueue, Worker, current_task
 from sitq.backends.base import Backend
-from sitq.backends.memory import MemoryBackend
-from sitq.backends.sqlite import SQLiteBackend
 from sitq.events import (
     TaskEnqueued,
     TaskLogged,
@@ -35,19 +33,6 @@ async def shared() -> AsyncIterator[None]:
     go_on.clear()
     yield
     go_on.set()
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
-    if request.param == "memory":
-        return MemoryBackend()
-    return SQLiteBackend(tmp_path / "tasks.db", durability="fast")
-
-
-@pytest.fixture
-async def queue(backend: Backend) -> AsyncIterator[TaskQueue]:
-    async with TaskQueue(backend) as queue:
-        yield queue
 
 
 def talk() -> str:

@@ -5,7 +5,7 @@ import builtins
 import functools
 import math
 import pickle
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -31,23 +31,9 @@ from sitq import (
 )
 from sitq.backends.base import Backend
 from sitq.backends.memory import MemoryBackend
-from sitq.backends.sqlite import SQLiteBackend
 from sitq.model import TaskRecord
 from tests.integration.support import drain
 from tests.support import PATIENCE, everything
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
-    if request.param == "memory":
-        return MemoryBackend()
-    return SQLiteBackend(tmp_path / "tasks.db", durability="fast")
-
-
-@pytest.fixture
-async def queue(backend: Backend) -> AsyncIterator[TaskQueue]:
-    async with TaskQueue(backend) as queue:
-        yield queue
 
 
 def add(a: int, b: int = 0) -> int:

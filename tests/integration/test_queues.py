@@ -2,31 +2,16 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from sitq import QueueFullError, Status, TaskQueue, ValidationError, Worker, call
 from sitq.backends.base import Backend
-from sitq.backends.memory import MemoryBackend
 from sitq.backends.sqlite import SQLiteBackend
 from sitq.events import TaskSucceeded
 from tests.integration.support import drain, end_group, recorded, start_python
 from tests.support import PATIENCE
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
-    if request.param == "memory":
-        return MemoryBackend()
-    return SQLiteBackend(tmp_path / "tasks.db", durability="fast")
-
-
-@pytest.fixture
-async def queue(backend: Backend) -> AsyncIterator[TaskQueue]:
-    async with TaskQueue(backend) as queue:
-        yield queue
 
 
 def work() -> None: ...

@@ -2,9 +2,8 @@
 
 import asyncio
 import pickle
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,8 +23,6 @@ from sitq import (
     task,
 )
 from sitq.backends.base import Backend
-from sitq.backends.memory import MemoryBackend
-from sitq.backends.sqlite import SQLiteBackend
 from sitq.events import TaskFailed, TaskReleased, TaskRetried, TaskSucceeded
 from sitq.failure import MAX_MESSAGE, MAX_TRACEBACK
 from sitq.model import NOTES_KEPT, NoteKind
@@ -39,19 +36,6 @@ seen: list[Any] = []
 @pytest.fixture(autouse=True)
 def _fresh() -> None:
     seen.clear()
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
-    if request.param == "memory":
-        return MemoryBackend()
-    return SQLiteBackend(tmp_path / "tasks.db", durability="fast")
-
-
-@pytest.fixture
-async def queue(backend: Backend) -> AsyncIterator[TaskQueue]:
-    async with TaskQueue(backend) as queue:
-        yield queue
 
 
 def fail_until(attempt: int) -> str:

@@ -1,17 +1,12 @@
 """Unique keys through the options of a task: how long they are held, and debounce and throttle on top of them."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sitq import Status, TaskQueue, ValidationError, Worker, call, task
-from sitq.backends.base import Backend
-from sitq.backends.memory import MemoryBackend
-from sitq.backends.sqlite import SQLiteBackend
 from sitq.events import TaskStarted
 from tests.integration.support import Gate, drain, recorded
 from tests.support import HOUR, PATIENCE
@@ -23,19 +18,6 @@ gate: Gate
 async def shared() -> None:
     global gate
     gate = Gate()
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
-    if request.param == "memory":
-        return MemoryBackend()
-    return SQLiteBackend(tmp_path / "tasks.db", durability="fast")
-
-
-@pytest.fixture
-async def queue(backend: Backend) -> AsyncIterator[TaskQueue]:
-    async with TaskQueue(backend) as queue:
-        yield queue
 
 
 def echo(value: Any) -> Any:

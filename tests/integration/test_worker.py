@@ -65,19 +65,6 @@ async def shared() -> None:
         pass
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
-    if request.param == "memory":
-        return MemoryBackend()
-    return SQLiteBackend(tmp_path / "tasks.db", durability="fast")
-
-
-@pytest.fixture
-async def queue(backend: Backend) -> AsyncIterator[TaskQueue]:
-    async with TaskQueue(backend) as queue:
-        yield queue
-
-
 @contextlib.asynccontextmanager
 async def running(worker: Worker) -> AsyncIterator["asyncio.Task[None]"]:
     """Run a worker beside the test; stop it at the end."""

@@ -9,7 +9,8 @@ from typing import Any, get_args
 import pytest
 
 from sitq import TaskQueue, Worker, events
-from sitq.events import Event, Events, TaskStarted, WorkerStopped, log_event
+from sitq.emitter import Emitter, log_event
+from sitq.events import Event, TaskStarted, WorkerStopped
 from tests.support import PATIENCE
 from tests.unit import processes
 
@@ -170,7 +171,7 @@ def test_a_disabled_level_builds_nothing(
 
 
 def test_a_kind_that_nobody_sees_is_not_wanted(caplog: pytest.LogCaptureFixture) -> None:
-    made, heard = Events(), list[Any]()
+    made, heard = Emitter(), list[Any]()
     with caplog.at_level(logging.INFO, "sitq"):
         assert [made.wants(kind) for kind in (TaskStarted, WorkerStopped)] == [False, True]
         made.on(TaskStarted, heard.append)
@@ -186,7 +187,8 @@ def test_a_kind_that_nobody_sees_is_not_wanted(caplog: pytest.LogCaptureFixture)
 def test_an_application_without_logging_hears_nothing() -> None:
     process = processes.start(
         """
-        from sitq.events import TaskFailed, log_event
+        from sitq.emitter import log_event
+        from sitq.events import TaskFailed
         log_event(TaskFailed("id-1", "app.work", "mail", 1, "w1", 1.5, "ValueError", "went wrong"))
         print("done")
         """
@@ -203,7 +205,7 @@ def stopped(worker: str = "w1") -> WorkerStopped:
 
 
 async def test_handlers_of_a_kind_hear_of_it_in_the_order_they_came() -> None:
-    made, heard = Events(), list[Any]()
+    made, heard = Emitter(), list[Any]()
     made.on(WorkerStopped, lambda event: heard.append(("first", event)))
     made.on(WorkerStopped, lambda event: heard.append(("second", event)))
     made.on(TaskStarted, lambda event: heard.append(("other", event)))
@@ -217,7 +219,7 @@ async def test_handlers_of_a_kind_hear_of_it_in_the_order_they_came() -> None:
 async def test_what_a_handler_raises_is_logged_and_hurts_nobody(
     error: BaseException, caplog: pytest.LogCaptureFixture
 ) -> None:
-    made, heard = Events(), list[Any]()
+    made, heard = Emitter(), list[Any]()
 
     def fail(event: Any) -> None:
         raise error
@@ -239,7 +241,7 @@ async def test_what_a_handler_raises_is_logged_and_hurts_nobody(
 
 
 async def test_what_a_plain_handler_returns_is_nobodys_concern(caplog: pytest.LogCaptureFixture) -> None:
-    made = Events()
+    made = Emitter()
     made.bind()
     made.on(WorkerStopped, lambda event: 1)
     made(stopped())
@@ -248,7 +250,7 @@ async def test_what_a_plain_handler_returns_is_nobodys_concern(caplog: pytest.Lo
 
 
 async def test_settling_waits_for_coroutines_that_have_not_even_begun() -> None:
-    made, heard = Events(), list[str]()
+    made, heard = Emitter(), list[str]()
 
     async def handle(event: WorkerStopped) -> None:
         heard.append("begun")
@@ -265,7 +267,7 @@ async def test_settling_waits_for_coroutines_that_have_not_even_begun() -> None:
 
 
 async def test_a_handler_that_takes_too_long_is_cancelled() -> None:
-    made, heard = Events(), list[str]()
+    made, heard = Emitter(), list[str]()
 
     async def handle(event: WorkerStopped) -> None:
         try:
@@ -281,7 +283,7 @@ async def test_a_handler_that_takes_too_long_is_cancelled() -> None:
 
 
 async def test_a_handler_that_settles_does_not_wait_for_itself() -> None:
-    made, heard = Events(), list[str]()
+    made, heard = Emitter(), list[str]()
 
     async def handle(event: WorkerStopped) -> None:
         await made.settle(PATIENCE)
@@ -296,7 +298,7 @@ async def test_a_handler_that_settles_does_not_wait_for_itself() -> None:
 
 
 async def test_coroutines_run_on_the_loop_wherever_the_event_happened() -> None:
-    made, threads = Events(), list[int]()
+    made, threads = Emitter(), list[int]()
 
     async def handle(event: WorkerStopped) -> None:
         threads.append(threading.get_ident())
@@ -309,7 +311,7 @@ async def test_coroutines_run_on_the_loop_wherever_the_event_happened() -> None:
 
 
 def test_a_coroutine_without_a_loop_is_said_and_left_out(caplog: pytest.LogCaptureFixture) -> None:
-    made = Events()
+    made = Emitter()
 
     async def handle(event: WorkerStopped) -> None:
         raise AssertionError
@@ -324,13 +326,13 @@ def test_a_coroutine_without_a_loop_is_said_and_left_out(caplog: pytest.LogCaptu
     ]
 
 
-async def _bind(made: Events) -> None:
+async def _bind(made: Emitter) -> None:
     made.bind()
 
 
 async def test_a_parent_hears_of_it_too(caplog: pytest.LogCaptureFixture) -> None:
-    parent, heard = Events(), list[Any]()
-    made = Events(parent)
+    parent, heard = Emitter(), list[Any]()
+    made = Emitter(parent)
     parent.on(WorkerStopped, heard.append)
     parent.on(TaskStarted, heard.append)
     with caplog.at_level(logging.INFO, "sitq"):

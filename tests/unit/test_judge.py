@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sitq.emitter import Emitter
 from sitq.errors import TaskSerializationError
-from sitq.events import Events
 from sitq.failure import decode_error
 from sitq.model import Cancelled, Failed, Outcome, Released, ReservedTask, Retried, Succeeded
 from sitq.retry import RetryPolicy
@@ -49,7 +49,7 @@ def a_run(
 ) -> Run:
     task = reserved(attempt=attempt)
     rules = rules or RunRules(STEADY)
-    return Run(task, task.held, rules, 0.0, lambda note: None, Events(), 1000, stop=stop, noticed=noticed)
+    return Run(task, task.held, rules, 0.0, lambda note: None, Emitter(), 1000, stop=stop, noticed=noticed)
 
 
 def while_cancelled(make: Callable[[], BaseException]) -> BaseException:

@@ -13,9 +13,9 @@ from typing import Any, Final
 
 from sitq.clock import Clock
 from sitq.context import CurrentTask, bind, running_here
+from sitq.emitter import Emitter
 from sitq.events import (
     BackgroundTasksLeft,
-    Events,
     TaskCancelled,
     TaskFailed,
     TaskLost,
@@ -89,7 +89,7 @@ class Executor:
         outbox: Outbox,
         max_payload: int,
         clock: Clock,
-        emit: Events,
+        emit: Emitter,
     ) -> None:
         self._pid = os.getpid()
         self._worker = worker

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from sitq.events import Events
+from sitq.emitter import Emitter
 from sitq.model import Held, NewNote, NoteKind, ReservedTask
 from sitq.rules import RunRules
 
@@ -41,7 +41,7 @@ class Run:
     rules: RunRules
     started: float
     post: Callable[[NewNote], None]
-    emit: Events
+    emit: Emitter
     max_payload: int
     task: asyncio.Task[None] | None = None
     timer: asyncio.TimerHandle | None = None

@@ -9,8 +9,9 @@ from typing import Any, Final
 from sitq.backends.base import Backend
 from sitq.clock import Clock, SystemClock
 from sitq.config import WorkerConfig
+from sitq.emitter import Emitter
 from sitq.errors import WorkerBusyError, WorkerError, WorkerStoppedError
-from sitq.events import Events, WorkerStarted, WorkerStopped, WorkerStopping
+from sitq.events import WorkerStarted, WorkerStopped, WorkerStopping
 from sitq.model import ReservedTask, TaskId
 from sitq.task import Call
 from sitq.worker.completer import Completer
@@ -36,7 +37,7 @@ class Services:
     """The services of one run of a worker, wired together, with their start and their end."""
 
     def __init__(
-        self, config: WorkerConfig, backend: Backend, *, max_payload: int, until_idle: bool, emit: Events
+        self, config: WorkerConfig, backend: Backend, *, max_payload: int, until_idle: bool, emit: Emitter
     ) -> None:
         clock: Clock = SystemClock()
         self._backend = backend

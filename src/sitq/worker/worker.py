@@ -13,8 +13,8 @@ from sitq.config import (
     DEFAULT_SHUTDOWN_TIMEOUT,
     worker_config,
 )
+from sitq.emitter import Emitter
 from sitq.errors import QueueEmptyError, WorkerStoppedError
-from sitq.events import Events
 from sitq.handle import Result
 from sitq.model import TaskId
 from sitq.query import check_task_id
@@ -71,7 +71,7 @@ class Worker:
             max_tasks=max_tasks,
         )
         self._queue = queue
-        self._emit = Events(queue.emitter)
+        self._emit = Emitter(queue.emitter)
         self._services: Services | None = None
         self._used = False
         self._stop_wanted = False
