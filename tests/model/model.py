@@ -179,7 +179,7 @@ class Model:
         return task.id, True
 
     def requeue(self, ids: Iterable[TaskId], now: datetime) -> list[TaskId]:
-        again = []
+        again: list[TaskId] = []
         for row in (self.rows[task_id] for task_id in dict.fromkeys(ids) if task_id in self.rows):
             if row.status not in (Status.FAILED, Status.CANCELLED):
                 continue

@@ -153,13 +153,14 @@ def _some(rng: random.Random, folder: str) -> tuple[list[Any], dict[str, Any], d
             meta = {"rate": ["paced", RATE.count, RATE.period.total_seconds()]}
             return calls, {"rate_key": "paced", "rate_limit": RATE}, meta
         case 3:
-            key, until = f"one {rng.randint(1, 3)}", rng.choice(["start", "end", "end"])
-            return calls[:1], {"unique_key": f"{key} {until}", "unique_until": until}, {
+            key, until = "one", rng.choice(["start", "end", "end"])
+            calls = [call(waiting, folder, rng.random() * 0.5) for _ in range(3)]  # the next ones meet it
+            return calls, {"unique_key": f"{key} {until}", "unique_until": until}, {
                 "unique": f"{key} {until}", "until": until,
             }  # fmt: skip
         case 4:
             key = f"throttled {rng.randint(1, 2)}"
-            return calls[:1], {"unique_key": key, "throttle": WINDOW}, {"throttle": [key, WINDOW]}
+            return calls[:3], {"unique_key": key, "throttle": WINDOW}, {"throttle": [key, WINDOW]}
         case 5:
             return [call(talking, folder, rng.random() * 0.4) for _ in range(3)], {}, {"says": True}
         case _:

@@ -112,8 +112,11 @@ def final(task_id: str, **changed: Any) -> Any:
     return change
 
 
-def add(name: str, entry: Any) -> Any:
-    return lambda history: getattr(history, name).append(entry)
+def add(name: str, entry: Any) -> Callable[[History], None]:
+    def apply(history: History) -> None:
+        getattr(history, name).append(entry)
+
+    return apply
 
 
 def in_turn(*changes: Callable[[History], None]) -> Callable[[History], None]:
@@ -137,13 +140,13 @@ def change(name: str, task_id: str, fence: int, **changed: Any) -> Any:
     return apply
 
 
-BROKEN = {
+BROKEN: dict[str, tuple[Callable[[History], object], str]] = {
     "an acknowledged task is gone": (lambda history: history.final.pop(0), "acknowledged and is gone"),
     "a task is stored twice": (lambda history: history.final.append(history.final[0]), "stored 2 times"),
     "a task never ends": (final("a", status="running"), "is running at the end"),
     "a finished task is due": (final("a", due=True), "would be reserved again"),
     "a success without a run": (
-        lambda history: history.ran.remove(Ran("c", 1, "c1")) or history.reported.pop(),
+        lambda history: history.ran.remove(Ran("c", 1, "c1")),
         "never ran",
     ),
     "a fence that repeats": (add("reserved", Reserved("a", 4, 3, 2)), "twice under fence 4"),
