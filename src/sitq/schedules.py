@@ -231,7 +231,7 @@ def _encode(schedule: Schedule, task: NewTask, since: datetime) -> bytes:
                 "result_ttl": _to_number(task.result_ttl),
                 "metadata": task.metadata,
                 "concurrency": task.concurrency,
-                "rate": task.rate and [task.rate.key, task.rate.count, _to_number(task.rate.period)],
+                "rate": task.rate and [task.rate.key, task.rate.limit, _to_number(task.rate.period)],
             },
         }
     ).encode()

@@ -28,7 +28,7 @@ from sitq.backends.sqlite import SQLiteBackend
 from sitq.clock import SystemClock
 from sitq.errors import BackendError
 from sitq.events import ScheduleFailed, StorageFailed, TaskEnqueued, TickDropped, TicksMissed
-from sitq.model import Concurrency, Enqueued, NewTask, Succeeded, Unique
+from sitq.model import Concurrency, Enqueued, NewTask, Rate, Succeeded, Unique
 from sitq.schedule import make_schedule
 from sitq.schedules import list_schedules, remove_schedule, save_schedules, set_schedule_paused
 from sitq.worker.ticker import TICK_INTERVAL, Round, Ticker
@@ -110,6 +110,14 @@ async def test_a_tick_makes_a_task(backend: Watched, clock: FakeClock) -> None:
     assert found.metadata == {"by": "me", "schedule": "one", "tick": "2026-03-01T13:00:00Z"}
     assert (found.due_at, found.payload) == (NOON + HOUR, pattern.payload)
     assert await made.run_once() == Round(0, NOON + 2 * HOUR)
+
+
+async def test_a_tick_keeps_the_rate_of_its_schedule(backend: Watched, clock: FakeClock) -> None:
+    rate = Rate("api", 5, MINUTE)
+    await define(backend, clock, every=HOUR, task=new_task(rate=rate))
+    clock.advance(HOUR)
+    await ticker(backend, clock).run_once()
+    assert (await record(backend, "one@2026-03-01T13:00:00Z")).rate == rate
 
 
 async def test_any_number_of_workers_make_one_task_a_tick(backend: Watched, clock: FakeClock) -> None:
