@@ -321,7 +321,7 @@ def test_show_tells_progress_and_limits(cli: Cli) -> None:
     shown = cli.json("tasks", "show", "t1")
     assert shown["unique"]["key"] == "k"
     assert shown["concurrency"] == {"key": "c", "limit": 2}
-    assert shown["rate"] == {"key": "sitq:queue:default", "count": 5, "period": 1.0}
+    assert shown["rate"] == {"key": "sitq:queue:default", "limit": 5, "period": 1.0}
     assert '"limit": 2' in cli.run("tasks", "show", "t1")
     assert cli.json("tasks", "show", "t2")["progress"] == {"percent": 40, "note": "halfway"}
     assert "progress:         40 % halfway\n" in cli.run("tasks", "show", "t2")
@@ -458,7 +458,7 @@ def test_help(cli: Cli) -> None:
     [
         ([], "say what to do"),
         (["statsu"], "did you mean status?"),
-        (["nonsense"], "choose from worker, enqueue"),
+        (["nonsense"], "choose from worker, workers, enqueue"),
         (["tasks"], "required: VERB"),
         (["tasks", "lits"], "did you mean list?"),
         (["status", "more"], "unexpected argument 'more'"),

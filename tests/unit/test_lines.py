@@ -231,7 +231,7 @@ async def test_a_line_of_a_high_rate_is_let_in_bit_by_bit_and_to_the_full(
     assert len(await in_line(backend)) == 10
 
 
-async def test_the_starts_of_a_rate_are_kept_for_its_period_and_no_longer(
+async def test_a_rate_is_kept_for_its_period_and_for_its_tasks_and_no_longer(
     backend: SQLiteBackend, clock: FakeClock
 ) -> None:
     for number in range(5):
@@ -242,8 +242,11 @@ async def test_the_starts_of_a_rate_are_kept_for_its_period_and_no_longer(
 
     await backend.prune(10)
     assert len(await rows(backend, "SELECT 1 FROM sitq_starts")) == 3
-    clock.advance(MINUTE)
-    await backend.prune(10)
+    clock.advance(2 * MINUTE)
+    await backend.prune(10)  # its tasks are there, and one that is requeued has to know its period
+    assert len(await rows(backend, "SELECT 1 FROM sitq_rates")) == 1
+    clock.advance(HOUR)  # it is looked at again
+    await backend.prune(10, ids=[f"{number}" for number in range(5)])
 
     assert await rows(backend, "SELECT 1 FROM sitq_starts") == []
     assert await rows(backend, "SELECT 1 FROM sitq_rates") == []

@@ -232,7 +232,7 @@ async def test_who_is_let_in_is_found_by_the_index_of_lines(backend: SQLiteBacke
     assert no_scan_and_no_sort(planner)
 
 
-async def test_the_room_of_a_rate_is_two_seeks(backend: SQLiteBackend) -> None:
+async def test_the_room_of_a_rate_is_two_seeks_and_a_start_one_more(backend: SQLiteBackend) -> None:
     now = backend._now()
 
     def pace(db: Any) -> None:
@@ -247,6 +247,7 @@ async def test_the_room_of_a_rate_is_two_seeks(backend: SQLiteBackend) -> None:
         "SEARCH sitq_starts USING COVERING INDEX sitq_starts_at (rate=? AND at>?)",
         "SEARCH sitq_starts USING COVERING INDEX sitq_starts_at (rate=? AND at<?)",
         "SEARCH sitq_starts USING PRIMARY KEY (rate=? AND number>?)",
+        "SEARCH sitq_starts USING PRIMARY KEY (rate=? AND number=?)",
     }
     assert no_scan_and_no_sort(planner)
 
