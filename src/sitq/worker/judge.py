@@ -99,7 +99,7 @@ def judge_error(run: Run, error: BaseException, now: Now) -> Outcome:
             return _stopped(run, error, now)
         return judge_failure(run, error, now)
     except BaseException as second:  # a verb, too, may be of any make
-        return Failed(run.held, encode_error(second))
+        return _failed(run, encode_error(second))
 
 
 def judge_failure(run: Run, error: BaseException, now: Now) -> Outcome:
