@@ -107,12 +107,10 @@ class Outbox:
             self._emit(StorageFailed(self._worker, "store notes", str(error), _PAUSE_AFTER_ERROR))
             self._put_back(notes)
             return False
-        except (
-            Exception
-        ) as error:  # not the storage but one of the notes, which would fail again and hold up the rest
-            self._emit(
-                StorageFailed(self._worker, f"store {len(notes)} notes, which are dropped", str(error), 0.0)
-            )
+        except Exception as error:
+            # Not the storage but one of the notes, which would fail again and hold up the rest.
+            action = f"store {len(notes)} notes, which are dropped"
+            self._emit(StorageFailed(self._worker, action, str(error), 0.0))
         return True
 
     def _put_back(self, notes: Iterable[NewNote]) -> None:
