@@ -4,8 +4,10 @@ import os
 import sqlite3
 import stat
 import sys
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -77,16 +79,14 @@ def open_as_nobody(path: Path) -> str:
     return ended.stdout
 
 
-def reachable(folder: Path) -> Path:
-    """pytest's folders are closed to other users."""
-    for each in (folder, *folder.parents):
-        if each.stat().st_uid == os.getuid() and str(each).startswith("/tmp/"):
-            each.chmod(0o755)
-    return folder
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """Reachable for every user. pytest's folders are not, and each pytest that starts on the machine closes them."""
+    with TemporaryDirectory(prefix="sitq-") as made:
+        yield Path(made)
 
 
-def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    folder = reachable(tmp_path)
+def test_a_folder_that_cannot_be_written_is_named(folder: Path) -> None:
     folder.chmod(0o555)
     said = open_as_nobody(folder / "tasks.db")
     folder.chmod(0o755)
@@ -94,8 +94,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     assert list(folder.iterdir()) == []
 
 
-def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    folder = reachable(tmp_path)
+def test_a_file_that_cannot_be_written_is_named(folder: Path) -> None:
     folder.chmod(0o777)
     path = folder / "tasks.db"
     path.touch()

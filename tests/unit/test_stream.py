@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sitq import TaskNotFoundError, TaskQueue, ValidationError
-from sitq.backends.base import Backend
+from sitq.backends.base import Backend, Signal
 from sitq.backends.memory import MemoryBackend
 from sitq.backends.sqlite import SQLiteBackend
 from sitq.errors import QueueClosedError
@@ -35,6 +35,23 @@ from tests.support import LEASE, PATIENCE, FakeClock, new_task, reserve_one
 
 ABOUT = ("t1", "work", "default")
 ERROR = encode_error(ErrorInfo("ValueError", "oh"))
+waiting: asyncio.Event
+
+
+@pytest.fixture(autouse=True)
+async def _watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    global waiting
+    waiting = now = asyncio.Event()
+    real = Signal.wait
+
+    async def wait(self: Signal, timeout: float | None = None) -> bool:
+        now.set()
+        try:
+            return await real(self, timeout)
+        finally:
+            now.clear()
+
+    monkeypatch.setattr(Signal, "wait", wait)
 
 
 @pytest.fixture
@@ -71,7 +88,7 @@ async def so_far(queue: TaskQueue, after: str | None = None) -> list[Streamed]:
     entries = queue.events("t1", after=after)
     while True:
         reading = asyncio.ensure_future(anext(entries, None))
-        idle = asyncio.ensure_future(_waits(queue))
+        idle = asyncio.ensure_future(_waits())
         await asyncio.wait([reading, idle], return_when=asyncio.FIRST_COMPLETED)
         idle.cancel()
         if not reading.done():
@@ -86,11 +103,10 @@ async def so_far(queue: TaskQueue, after: str | None = None) -> list[Streamed]:
     return found
 
 
-async def _waits(queue: TaskQueue) -> None:
-    """Until the reader had time for a look: two calls that stand behind its own in the storage."""
-    for _ in range(6):
-        await queue.stats()
-        await asyncio.sleep(0)
+async def _waits() -> None:
+    """Until a reader has told everything and waits for more."""
+    async with asyncio.timeout(PATIENCE):
+        await waiting.wait()
 
 
 def events(entries: list[Streamed]) -> list[Any]:
@@ -227,11 +243,11 @@ async def test_a_reader_that_waits_is_rung(queue: TaskQueue, monkeypatch: pytest
     async with asyncio.timeout(PATIENCE):
         assert [(await anext(entries)).event for _ in range(2)] == [LIFE[0], TaskStarted(*ABOUT, 1, "w1")]
         reading = asyncio.ensure_future(anext(entries))
-        await _waits(queue)
+        await _waits()
         await say(queue.backend, task.held, "hello")
         assert (await reading).event == TaskLogged(*ABOUT, 1, "hello")
         reading = asyncio.ensure_future(anext(entries))
-        await _waits(queue)
+        await _waits()
         await queue.backend.complete([Succeeded(task.held, b"")])
         assert isinstance((await reading).event, TaskSucceeded)
         assert await anext(entries, None) is None
@@ -260,7 +276,7 @@ async def test_who_waits_is_told_of_a_close(queue: TaskQueue) -> None:
     entries = queue.events("t1")
     await anext(entries)
     reading = asyncio.ensure_future(anext(entries))
-    await _waits(queue)
+    await _waits()
     await queue.close()
     with pytest.raises(QueueClosedError):
         async with asyncio.timeout(PATIENCE):
