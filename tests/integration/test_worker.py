@@ -5,7 +5,6 @@ import contextlib
 import signal
 import sys
 import threading
-import time
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -43,10 +42,10 @@ from sitq.events import (
     WorkerStopped,
     WorkerStopping,
 )
-from sitq.model import QueueTopic, Released, Succeeded, TaskQuery
+from sitq.model import QueueTopic, Succeeded, TaskQuery
 from sitq.serialization import encode_value
-from sitq.worker import completer, fetcher, services
-from tests.integration.support import Gate, drain, recorded, run_python, spied_queue, start_python
+from sitq.worker import completer, fetcher, heartbeat, services
+from tests.integration.support import Gate, Spied, drain, recorded, run_python, spied_queue, start_python
 from tests.support import LEASE, PATIENCE, FakeClock, new_task
 
 # What tasks share with the test that runs them: they are loaded by reference, in this process.
@@ -301,11 +300,13 @@ async def test_a_loop_that_ends_gives_tasks_back_and_does_not_fail_them(tmp_path
 SERVE = """
 import asyncio, sys
 from sitq import TaskQueue, Worker
+from sitq.events import WorkerStopping
 from tests.integration import test_worker as tests
 
 async def main(path, workers, shutdown_timeout):
     await tests.shared.__wrapped__()
     async with TaskQueue(path) as queue:
+        queue.on(WorkerStopping)(lambda _: print("stopping", flush=True))
         sent = [await queue.enqueue(tests.wait_at_the_gate) for _ in range(workers)]
         running = asyncio.gather(*(
             Worker(queue, shutdown_timeout=shutdown_timeout, concurrency=1).run() for _ in range(workers)
@@ -326,10 +327,13 @@ def end_by_signals(path: Path, workers: int, shutdown_timeout: float, *numbers: 
         try:
             assert process.stdout is not None
             assert process.stdout.readline() == "ready\n"
-            for number in numbers:
+            first, *others = numbers
+            process.send_signal(first)
+            for _ in range(workers):  # signals of one number do not queue up
+                assert process.stdout.readline() == "stopping\n"
+            for number in others:
                 process.send_signal(number)
-                time.sleep(0.05)  # signals of one number do not queue up
-            out, err = process.communicate(timeout=20)
+            out, err = process.communicate(timeout=PATIENCE)
         except BaseException:
             process.kill()
             raise
@@ -420,7 +424,10 @@ async def test_a_thread_that_overruns_is_given_back_and_cannot_hold_up_the_end(
     assert (await queue.get_result(handle)).value == "through"
 
 
-async def test_a_thread_that_ends_in_time_keeps_its_result(queue: TaskQueue) -> None:
+async def test_a_thread_that_ends_in_time_keeps_its_result(
+    queue: TaskQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(services, "_CANCEL_TIMEOUT", PATIENCE)
     handle = await queue.enqueue(wait_in_a_thread)
     worker = Worker(queue, shutdown_timeout=0.01)
     recorder = recorded(worker)
@@ -433,14 +440,22 @@ async def test_a_thread_that_ends_in_time_keeps_its_result(queue: TaskQueue) -> 
     assert (await queue.get_result(handle)).value == "through"
 
 
-async def test_cancellation_and_leases_go_on_while_the_worker_drains(queue: TaskQueue) -> None:
+async def test_cancellation_and_leases_go_on_while_the_worker_drains(
+    queue: TaskQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heartbeat, "_RENEWALS_PER_LEASE", 300)
     handle = await queue.enqueue(wait_at_the_gate)
-    worker = Worker(queue, shutdown_timeout=3600, lease=0.1)
+    worker = Worker(queue, shutdown_timeout=3600)
     recorder = recorded(worker)
     async with running(worker):
         await gate.wait_reached()
         stopping = asyncio.create_task(worker.stop())
         await recorder.wait_for(WorkerStopping)
+        lease_ends = (await queue.get(handle)).due_at
+        assert lease_ends is not None
+        async with asyncio.timeout(PATIENCE):
+            while ((await queue.get(handle)).due_at or lease_ends) <= lease_ends:
+                await asyncio.sleep(0.01)
         await handle.cancel()
         async with asyncio.timeout(PATIENCE):
             await stopping
@@ -671,9 +686,12 @@ def _encoded(value: Any) -> bytes:
     return encode_value(value, max_payload=1000)
 
 
-async def test_a_run_whose_lease_is_lost_is_cancelled_and_reports_nothing(queue: TaskQueue) -> None:
+async def test_a_run_whose_lease_is_lost_is_cancelled_and_reports_nothing(
+    queue: TaskQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heartbeat, "_RENEWALS_PER_LEASE", 300)
     handle = await queue.enqueue(cleans_up)
-    worker = Worker(queue, lease=0.3)
+    worker = Worker(queue)
     recorder = recorded(worker)
     async with running(worker):
         await gate.wait_reached()
@@ -708,34 +726,32 @@ async def _steal(queue: TaskQueue, task_id: str) -> None:
     assert len(tasks) == 1
 
 
-def block_the_loop_in_a_helper(span: float) -> None:
-    time.sleep(span)
+async def block_the_loop() -> str:
+    return wait_in_a_thread()
 
 
-async def block_the_loop(span: float) -> str:
-    block_the_loop_in_a_helper(span)
-    return "done"
-
-
-async def block_the_loop_in_a_child(span: float) -> str:
-    return await asyncio.create_task(block_the_loop(span))
+async def block_the_loop_in_a_child() -> str:
+    return await asyncio.create_task(block_the_loop())
 
 
 @pytest.mark.parametrize("how", [block_the_loop, block_the_loop_in_a_child])
-async def test_a_blocked_loop_keeps_its_leases_and_is_named(tmp_path: Path, how: Callable[..., Any]) -> None:
-    path = tmp_path / "tasks.db"
-    async with TaskQueue(SQLiteBackend(path, durability="fast")) as queue:
-        handle = await queue.enqueue(how, 2.5)
-        worker = Worker(queue, lease=0.3)
+async def test_a_blocked_loop_keeps_its_leases_and_is_named(
+    tmp_path: Path, how: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heartbeat, "_RENEWALS_PER_LEASE", 300)
+    thief = Thief(tmp_path / "tasks.db")
+    queue, thief.spy = spied_queue(SQLiteBackend(thief.path, clock=thief.clock, durability="fast"))
+    async with queue:
+        handle = await queue.enqueue(how)
+        worker = Worker(queue)
         recorder = recorded(worker)
-        thief = Thief(path)
+        thief.goes_on = lambda: handle not in [event.task_id for event in recorder.of(LoopBlocked)]
         thief.start()
         async with running(worker):
-            assert await handle.result(timeout=PATIENCE) == "done"
-            blocked = await recorder.wait_for(LoopBlocked)
+            assert await handle.result(timeout=PATIENCE) == "through"
         assert thief.stop() == []
-        assert blocked.task_id == handle
-        assert "block_the_loop_in_a_helper" in blocked.stack
+        [blocked] = [event for event in recorder.of(LoopBlocked) if event.task_id == handle]
+        assert "wait_in_a_thread" in blocked.stack
         assert blocked.seconds >= 1
         result = await queue.get_result(handle)
         assert (result.attempts, (await queue.get(handle)).crashes) == (1, 0)
@@ -743,49 +759,63 @@ async def test_a_blocked_loop_keeps_its_leases_and_is_named(tmp_path: Path, how:
 
 
 class Thief(threading.Thread):
-    """Another worker's fetcher, on a thread and a loop of its own: takes whatever lost its lease."""
+    """Another worker's fetcher, on a thread and a loop of its own: takes whatever lost its lease.
+
+    Lets three leases pass on the storage's clock while somebody waits in `wait_in_a_thread`, never a whole one without
+    a renewal, and longer if `goes_on` says so.
+    """
+
+    spy: Spied
 
     def __init__(self, path: Path) -> None:
         super().__init__()
-        self._path = path
-        self._ending = threading.Event()
+        self.path = path
+        self.clock = FakeClock()
+        self.goes_on: Callable[[], bool] = lambda: False
         self._taken: list[Any] = []
 
     def run(self) -> None:
-        asyncio.run(self._steal())
+        assert came.acquire(timeout=PATIENCE)
+        try:
+            asyncio.run(self._steal())
+        finally:
+            held_up.set()
 
     async def _steal(self) -> None:
-        backend = SQLiteBackend(self._path)
+        backend = SQLiteBackend(self.path, clock=self.clock)
         await backend.open()
-        while not self._ending.is_set():
-            tasks, _ = await backend.reserve("thief", ["default"], 10, timedelta(hours=1))
-            # What has never run before is not stolen: it was due.
-            self._taken += [task for task in tasks if task.crashes]
-            await backend.complete([_released(task) for task in tasks if not task.crashes])
-            await asyncio.sleep(0.05)
+        spans = iter([LEASE * 0.75] * 4)
+        while (span := next(spans, None)) or self.goes_on():
+            self.clock.advance(span or 0)
+            renewals = self.spy.calls["heartbeat"]
+            async with asyncio.timeout(PATIENCE):
+                while self.spy.calls["heartbeat"] < renewals + 2:  # the first of them is done then
+                    await asyncio.sleep(0.01)
+            self._taken += (await backend.reserve("thief", ["default"], 10, timedelta(hours=1))).tasks
         await backend.close()
 
     def stop(self) -> list[Any]:
-        self._ending.set()
         self.join()
         return self._taken
 
 
-def _released(task: Any) -> Any:
-    return Released(task.held)
-
-
 class BlocksWhenLoaded:
     def __reduce__(self) -> Any:
-        return (time.sleep, (1.0,))
+        return (wait_in_a_thread, ())
 
 
-async def test_leases_are_renewed_while_payloads_are_loaded(tmp_path: Path) -> None:
-    path = tmp_path / "tasks.db"
-    async with TaskQueue(SQLiteBackend(path, durability="fast")) as queue:
+async def test_leases_are_renewed_while_payloads_are_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heartbeat, "_RENEWALS_PER_LEASE", 300)
+    thief = Thief(tmp_path / "tasks.db")
+    queue, thief.spy = spied_queue(SQLiteBackend(thief.path, clock=thief.clock, durability="fast"))
+    async with queue:
         slow = await queue.enqueue(note, BlocksWhenLoaded())
         others = [await queue.enqueue(note, number) for number in range(3)]
-        await drain(queue, lease=0.3)
+        thief.start()
+        await drain(queue)
+        assert thief.stop() == []
         for handle in (slow, *others):
             assert (await queue.get_result(handle)).attempts == 1
             assert (await queue.get(handle)).crashes == 0
@@ -809,7 +839,10 @@ async def test_a_renewal_that_hangs_gives_up_after_a_lease(backend: Backend) -> 
 
 
 @pytest.mark.parametrize("error", [BackendError("away"), RuntimeError("a bug"), OSError("no descriptors")])
-async def test_a_renewal_that_fails_is_tried_again(backend: Backend, error: Exception) -> None:
+async def test_a_renewal_that_fails_is_tried_again(
+    backend: Backend, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heartbeat, "_RENEWALS_PER_LEASE", 300)
     queue, spy = spied_queue(backend)
 
     async def fail(*_: Any) -> None:
@@ -819,7 +852,7 @@ async def test_a_renewal_that_fails_is_tried_again(backend: Backend, error: Exce
     async with queue:
         spy.before["heartbeat"] = fail
         handle = await queue.enqueue(wait_at_the_gate)
-        worker = Worker(queue, lease=2)
+        worker = Worker(queue)
         recorder = recorded(worker)
         async with running(worker):
             await gate.wait_reached()
@@ -916,7 +949,7 @@ async def test_a_storage_that_is_away_when_the_worker_starts_to_listen_is_sat_ou
 
 async def test_a_running_coroutine_is_cancelled_on_request(queue: TaskQueue) -> None:
     handle = await queue.enqueue(cleans_up)
-    async with running(Worker(queue, lease=0.1)):
+    async with running(Worker(queue)):
         await gate.wait_reached()
         assert await handle.cancel() is Status.RUNNING
         result = await queue.get_result(handle, timeout=PATIENCE)
@@ -926,7 +959,7 @@ async def test_a_running_coroutine_is_cancelled_on_request(queue: TaskQueue) -> 
 
 async def test_a_task_that_fails_because_it_was_cancelled_is_cancelled(queue: TaskQueue) -> None:
     handle = await queue.enqueue(fails_when_cancelled)
-    async with running(Worker(queue, lease=0.1)):
+    async with running(Worker(queue)):
         await gate.wait_reached()
         await handle.cancel()
         assert (await queue.get_result(handle, timeout=PATIENCE)).status is Status.CANCELLED
@@ -934,10 +967,13 @@ async def test_a_task_that_fails_because_it_was_cancelled_is_cancelled(queue: Ta
 
 async def test_a_thread_that_is_asked_to_stop_keeps_its_slot_and_its_result(queue: TaskQueue) -> None:
     handle = await queue.enqueue(wait_in_a_thread)
-    worker = Worker(queue, lease=0.1, concurrency=1)
+    worker = Worker(queue, concurrency=1)
     async with running(worker):
         await reached(1)
         await handle.cancel()
+        [run] = worker._services.executor._runs.values()  # type: ignore[union-attr]
+        while run.stop is None:
+            await asyncio.sleep(0)
         other = await queue.enqueue(note, 1)
         assert worker.running == 1
         held_up.set()
