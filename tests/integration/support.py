@@ -127,7 +127,7 @@ def end_group(process: "subprocess.Popen[str]") -> None:
 
 
 def run_python(
-    code: str, *args: object, timeout: float = 30, **popen: Any
+    code: str, *args: object, timeout: float = 60, **popen: Any
 ) -> "subprocess.CompletedProcess[str]":
     """Run it to its end; one that hangs is killed and fails the test."""
     with start_python(code, *args, **popen) as process:
