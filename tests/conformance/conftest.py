@@ -11,7 +11,7 @@ from sitq.backends.base import Backend
 from sitq.backends.memory import MemoryBackend
 from sitq.backends.sqlite import SQLiteBackend
 from sitq.clock import Clock
-from tests.support import FakeClock
+from tests.support import PATIENCE, FakeClock
 
 
 class Store(NamedTuple):
@@ -31,7 +31,9 @@ class Store(NamedTuple):
 
 BACKENDS = [
     Store("memory", lambda folder, clock: MemoryBackend(clock=clock), shared=False),
-    Store("sqlite", lambda folder, clock: SQLiteBackend(folder / "tasks.db", clock=clock)),
+    Store(
+        "sqlite", lambda folder, clock: SQLiteBackend(folder / "tasks.db", clock=clock, busy_timeout=PATIENCE)
+    ),
     Store(
         "sqlite-in-memory",
         lambda folder, clock: SQLiteBackend(":memory:", clock=clock),

@@ -170,7 +170,8 @@ async def test_what_is_there_already_needs_no_room(backend: Backend) -> None:
 
 async def test_concurrent_producers_do_not_fill_it_beyond_its_bound(tmp_path: Path) -> None:
     path, bound = tmp_path / "tasks.db", 25
-    queues = [TaskQueue(SQLiteBackend(path, durability="fast"), max_pending=bound) for _ in range(3)]
+    backends = [SQLiteBackend(path, durability="fast", busy_timeout=PATIENCE) for _ in range(3)]
+    queues = [TaskQueue(backend, max_pending=bound) for backend in backends]
 
     async def produce(queue: TaskQueue) -> int:
         stored = 0

@@ -15,6 +15,7 @@ import pytest
 from sitq import (
     QueueClosedError,
     ScheduleNotFoundError,
+    Status,
     SyncTaskQueue,
     TaskQueue,
     ValidationError,
@@ -592,7 +593,10 @@ async def test_a_declaration_is_stored_when_the_queue_opens(storage: Backend) ->
         assert (found["check"].queue, found["check"].overlap) == ("checks", "allow")
         await tick_as_if_defined_earlier(queue, 24 * HOUR)
         await drain(queue)
-        results = {one.name: (await queue.get_result(one.id)).unwrap() for one in await queue.find()}
+        results = {
+            one.name: (await queue.get_result(one.id)).unwrap()
+            for one in await queue.find(status=Status.SUCCESS)
+        }
         assert results["check"] is None
         assert set(results.values()) == {"clean", "looked", None}
 
@@ -656,7 +660,7 @@ from sitq.worker.ticker import Ticker
 from tests.support import FakeClock
 
 async def main():
-    backend = SQLiteBackend(sys.argv[1], durability="fast")
+    backend = SQLiteBackend(sys.argv[1], durability="fast", busy_timeout=60)
     await backend.open()
     clock = FakeClock()
     clock.advance(datetime.fromisoformat(sys.argv[2]) - clock.now())

@@ -52,7 +52,7 @@ async def test_until_its_end_a_running_task_holds_the_key(queue: TaskQueue) -> N
         await gate.wait_reached()
         assert await queue.options(unique_key="k").enqueue(echo, 2) == first
         gate.open()
-        assert await first.result(timeout=10) == 1
+        assert await first.result(timeout=PATIENCE) == 1
         assert await queue.options(unique_key="k").enqueue(echo, 2) != first
 
 
@@ -65,7 +65,7 @@ async def test_until_its_start_a_running_task_has_let_go(queue: TaskQueue) -> No
         second = await options.enqueue(echo, 2)
         assert second != first
         gate.open()
-        assert await second.result(timeout=10) == 2
+        assert await second.result(timeout=PATIENCE) == 2
 
 
 async def test_for_a_time_the_key_is_held_whatever_became_of_the_task(queue: TaskQueue) -> None:
@@ -138,7 +138,7 @@ async def test_debounce_runs_the_last_call_once_and_puts_it_off_each_time(queue:
     assert later >= due
     assert await queue.options(debounce=0.001).enqueue(echo, "last") == first
     async with Worker(queue):
-        assert await first.result(timeout=10) == "last"
+        assert await first.result(timeout=PATIENCE) == "last"
     assert await options.enqueue(echo, "next") != first
 
 
@@ -157,7 +157,7 @@ async def test_debounce_does_not_touch_one_that_runs(queue: TaskQueue) -> None:
         second = await options.enqueue(wait_at_the_gate, 2)
         assert second != first
         gate.open()
-        assert [await each.result(timeout=10) for each in (first, second)] == [1, 2]
+        assert [await each.result(timeout=PATIENCE) for each in (first, second)] == [1, 2]
 
 
 async def test_throttle_is_one_task_in_a_span(queue: TaskQueue) -> None:
@@ -182,7 +182,7 @@ async def test_each_run_of_a_key_is_alone(queue: TaskQueue) -> None:
         handles = [await queue.options(unique_key="k").enqueue(wait_at_the_gate, n) for n in range(20)]
         await gate.wait_reached()
         gate.open()
-        await handles[0].result(timeout=10)
+        await handles[0].result(timeout=PATIENCE)
     assert sum(len(recorder.of(TaskStarted)) for recorder in recorders) == 1
 
 

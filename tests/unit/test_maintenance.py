@@ -12,7 +12,7 @@ from sitq.events import StorageFailed
 from sitq.model import Succeeded
 from sitq.worker.maintenance import Pruner
 from tests.integration.support import Recorder, Spied
-from tests.support import HOUR, FakeClock, everything, new_task, new_tasks
+from tests.support import HOUR, PATIENCE, FakeClock, everything, new_task, new_tasks
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ async def test_it_goes_on_after_a_storage_that_failed(backend: MemoryBackend, cl
     spied.before["prune"], spied.after["prune"] = fail, tell
     running = asyncio.create_task(pruner(spied, recorder, interval=0.0).run())
     await recorder.wait_for(StorageFailed, 2)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         await pruned.wait()
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
