@@ -291,7 +291,8 @@ def test_a_thread_that_a_task_left_cannot_keep_the_process(cli: Cli) -> None:
 @posix
 def test_a_short_lease_and_a_killed_worker(cli: Cli) -> None:
     task_id = cli.run("enqueue", "app:patient", "--db", "app.db").strip()
-    process = cli.start("worker", "app.db", SITQ_WORKER_LEASE="0.3")
+    # With a slot to spare it would take over its own task, should it stall for a lease.
+    process = cli.start("worker", "app.db", "--concurrency", 1, SITQ_WORKER_LEASE="0.3")
     cli.wait_for("running")
     process.kill()
     process.wait()

@@ -90,7 +90,7 @@ async def talking(folder: str, span: float) -> str:
 
 def journalled(folder: Path, *, synced: bool = False) -> tuple[Any, Journal]:
     journal = Journal(str(folder / "journal"), synced=synced)
-    return Journalled(SQLiteBackend(folder / "tasks.db"), journal), journal
+    return Journalled(SQLiteBackend(folder / "tasks.db", busy_timeout=30), journal), journal
 
 
 async def work(folder: Path, *, until_done: bool = False) -> None:

@@ -12,6 +12,7 @@ KILLS = 200
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 @pytest.mark.skipif(sys.platform == "win32", reason="fork and SIGKILL")
 def test_nothing_is_lost_by_killing_workers() -> None:
     seed = int(os.environ.get("SITQ_TORTURE_SEED", "0")) or int.from_bytes(os.urandom(4))
@@ -21,7 +22,7 @@ def test_nothing_is_lost_by_killing_workers() -> None:
     )
     with start_python(run) as process:
         try:
-            out, err = process.communicate(timeout=110)
+            out, err = process.communicate(timeout=280)
         finally:
             end_group(process)
     assert process.returncode == 0, f"{out}\n{err}"
