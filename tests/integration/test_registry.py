@@ -14,6 +14,7 @@ import pytest
 from sitq import TaskQueue, Worker
 from sitq.config import worker_config
 from sitq.model import Held, WorkerRecord
+from sitq.worker import heartbeat
 from sitq.worker.portrait import SelfPortrait
 from tests.integration.support import Gate, end_group, start_python
 from tests.support import PATIENCE, FakeClock
@@ -52,8 +53,9 @@ async def test_a_worker_says_who_it_is_and_leaves(queue: TaskQueue) -> None:
     assert await queue.workers() == []
 
 
-async def test_it_tells_what_it_runs(queue: TaskQueue) -> None:
-    async with Worker(queue, lease=0.2):
+async def test_it_tells_what_it_runs(queue: TaskQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heartbeat, "_RENEWALS_PER_LEASE", 300)
+    async with Worker(queue):
         handle = await queue.enqueue(wait_at_the_gate)
         await until(queue, lambda found: found and found[0].info.running == (handle,))
         gate.open()

@@ -768,7 +768,7 @@ class Thief(threading.Thread):
     spy: Spied
 
     def __init__(self, path: Path) -> None:
-        super().__init__()
+        super().__init__(daemon=True)
         self.path = path
         self.clock = FakeClock()
         self.goes_on: Callable[[], bool] = lambda: False

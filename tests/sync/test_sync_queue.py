@@ -29,6 +29,7 @@ from sitq import (
     call,
 )
 from sitq.events import TaskEnqueued, TaskStarted, TaskSucceeded
+from tests.support import PATIENCE
 
 
 @pytest.fixture
@@ -52,13 +53,13 @@ async def test_a_task_goes_through_all_methods(tmp_path: Path) -> None:
         with pytest.raises(TaskError, match="not finished"):
             queue.get_result(handle).unwrap()
         await work_off(path)
-        assert handle.result(timeout=5) == 3.0
+        assert handle.result(timeout=PATIENCE) == 3.0
         assert queue.get_result(handle).value == 3.0
         assert queue.get(handle).id == handle
         assert [record.id for record in queue.find(queue="other")] == [bad]
         assert [record.id for record in queue.find(status=Status.SUCCESS, limit=1)] == [handle]
         with pytest.raises(TaskFailedError, match="math domain error") as raised:
-            bad.result(timeout=5)
+            bad.result(timeout=PATIENCE)
         assert raised.value.error_type == "ValueError"
         assert {one.queue: dict(one.counts) for one in queue.stats().queues} == {
             "default": {Status.SUCCESS: 1},
@@ -71,11 +72,11 @@ def test_cancel(queue: SyncTaskQueue) -> None:
     assert handle.cancel() is Status.CANCELLED
     assert queue.cancel(handle) is Status.CANCELLED
     with pytest.raises(TaskCancelledError):
-        handle.result(timeout=5)
+        handle.result(timeout=PATIENCE)
 
 
 def test_a_cancel_that_waits(queue: SyncTaskQueue) -> None:
-    assert queue.enqueue(math.sqrt, 9.0).cancel(timeout=5) is Status.CANCELLED
+    assert queue.enqueue(math.sqrt, 9.0).cancel(timeout=PATIENCE) is Status.CANCELLED
     with pytest.raises(ValidationError, match="timeout"):
         queue.cancel("t1", timeout=-1)
 
@@ -106,7 +107,7 @@ async def test_pause_and_resume(tmp_path: Path) -> None:
         assert [one.paused for one in queue.stats().queues] == [True]
         queue.resume("default")
         await work_off(path)
-        assert handle.result(timeout=5) == 3.0
+        assert handle.result(timeout=PATIENCE) == 3.0
 
 
 def test_a_full_queue(tmp_path: Path) -> None:
