@@ -15,8 +15,8 @@ from sitq.backends.sqlite import SQLiteBackend
 from sitq.model import Held, QueueTopic, Released, Status, Succeeded, TaskQuery
 from tests.support import LEASE, PATIENCE, FakeClock, everything, new_task, new_tasks, record, running
 
-# Each of the first turns of the loop, then one in every ten and fewer: there a call only waits for a slow disk.
-TURNS = [*range(200), *(int(200 * 1.1**step) for step in range(100))]
+# Each of the first turns of the loop, then fewer and fewer: there a call only waits for a slow disk.
+TURNS = [*range(100), *(int(100 * 1.25**step) for step in range(40))]
 
 
 @pytest.fixture
