@@ -25,12 +25,12 @@ def announce(text: str) -> None:
 async def main(db: Path) -> None:
     async with TaskQueue(db) as queue, Worker(queue):
         # A datetime must say its time zone. A naive one is refused.
-        at = datetime.now(UTC) + timedelta(seconds=1)
+        at = datetime.now(UTC) + timedelta(seconds=3)
         last = await queue.enqueue(announce, "at its time", eta=at)
-        await queue.options(delay=0.5).enqueue(announce, "after a delay")
+        await queue.options(delay=1).enqueue(announce, "after a delay")
         await queue.enqueue(announce, "at once")
 
-        await last.result(timeout=10)
+        await last.result(timeout=30)
         task = await queue.get(last)
         assert task.started_at is not None
         print(f"started {(task.started_at - at).total_seconds():.2f} s after its time")

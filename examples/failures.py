@@ -34,7 +34,7 @@ async def main(db: Path) -> None:
     async with TaskQueue(db) as queue, Worker(queue):
         failing = await queue.enqueue(average, 10, count=0)
         # get_result() tells how it ended, and raises nothing because of it.
-        result = await queue.get_result(failing, timeout=10)
+        result = await queue.get_result(failing, timeout=30)
         print(f"{result.status}: {result.error_type}, {result.error}")
         # result() returns the value, so without a value it raises.
         try:
