@@ -35,7 +35,7 @@ def test_the_contracts_are_kept() -> None:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=110,
         check=False,
     )
     assert run.returncode == 0, run.stdout + run.stderr

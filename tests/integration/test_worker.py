@@ -112,7 +112,8 @@ async def test_run_works_until_stop(queue: TaskQueue) -> None:
     async with running(worker):
         handle = await queue.enqueue(add, 1, 2)
         assert await handle.result(timeout=PATIENCE) == 3
-    kinds = [type(event) for event in recorder.events]
+    # On a machine that stalls the loop may seem to be blocked.
+    kinds = [type(event) for event in recorder.events if not isinstance(event, LoopBlocked)]
     assert kinds == [WorkerStarted, TaskStarted, TaskSucceeded, WorkerStopping, WorkerStopped]
     assert worker.running == 0
 
