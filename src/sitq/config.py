@@ -4,7 +4,7 @@ import os
 import secrets
 import socket
 from collections.abc import Collection, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from sitq.checks import Duration, kind, label, seconds
@@ -48,7 +48,7 @@ class WorkerConfig:
     shutdown_timeout: float
     max_tasks: int | None
     executor: str | None = None
-    processes: ProcessOptions = ProcessOptions()
+    processes: ProcessOptions = field(default_factory=ProcessOptions)
 
 
 def worker_config(
