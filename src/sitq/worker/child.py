@@ -38,7 +38,13 @@ _now: Final = SystemClock().now
 def main(link: int | str) -> None:
     """Serve until told to end. `link` is the number of a socket, or one that was shared with this process."""
     wire = Wire(_socket(link))
-    setup: ChildSetup = wire.receive()
+    try:
+        _serve(wire, wire.receive())
+    except (OSError, EOFError):  # the worker is gone
+        bounds.end_now()
+
+
+def _serve(wire: Wire, setup: ChildSetup) -> None:
     bounds.die_with(setup.worker)
     bounds.outlast_signals()
     bounds.limit_memory(setup.memory_limit)

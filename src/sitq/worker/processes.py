@@ -16,9 +16,9 @@ from sitq.worker.run import Judged, Run, Stop
 from sitq.worker.wire import ChildSetup, Ended, Job
 
 _TRIES: Final = 3
-"""How many children in a row may be found dead before their job is put off."""
+"""How many children may die before they begin with a task, until it is put off."""
 _REST: Final = 5.0
-"""How long no child is started after one could not be."""
+"""How long then other tasks are put off without trying."""
 _END_TIMEOUT: Final = 5.0
 
 
@@ -60,20 +60,22 @@ class ProcessRunner:
         async with self._free:
             for _ in range(_TRIES):
                 if self._why is not None and asyncio.get_running_loop().time() < self._rest_until:
-                    return Judged(park(run.reserved, self._why, self._now))
+                    break
                 match await self._run_in(self._take(), run):
                     case Ended(outcome):
                         return Judged(outcome)
                     case Died(how):
                         return Judged(judge_crash(run, f"its process {how} while it ran"))
                     case Unstarted(error):
-                        self._why, self._rest_until = error, asyncio.get_running_loop().time() + _REST
+                        self._why = error
                     case Unbegun():
-                        pass
+                        self._why = ProcessStartError("child processes are dead before they get a task")
                     case None:
                         return Judged(killed(run, self._now))
-        error = ProcessStartError(f"{_TRIES} child processes in a row were dead before they got the task")
-        return Judged(park(run.reserved, error, self._now))
+            else:
+                self._rest_until = asyncio.get_running_loop().time() + _REST
+        assert self._why is not None
+        return Judged(park(run.reserved, self._why, self._now))
 
     async def close(self) -> None:
         """End all children, and wait until they are gone."""

@@ -18,7 +18,7 @@ from typing import Any, Final, cast
 from sitq.worker.wire import ChildSetup, Wire
 
 _FIRST_LINE: Final = (
-    "import json, sys; start = json.loads(sys.stdin.readline()); sys.path[:] = start['paths']; "
+    "import json, sys; start = json.loads(sys.stdin.readline() or sys.exit(1)); sys.path[:] = start['paths']; "
     "from sitq.worker.child import main; main(start['link'])"
 )
 _WINDOWS: Final = sys.platform == "win32"
