@@ -79,7 +79,7 @@ def test_an_end_that_is_gone_is_noticed(wires: tuple[Wire, Wire]) -> None:
     assert theirs.receive() is Sign.BEGAN, "what was said before"
     with pytest.raises(EOFError):
         theirs.receive()
-    with pytest.raises(OSError, match="pipe|connection"):
+    with pytest.raises(OSError, match=r"pipe|connection"):
         theirs.send(Sign.READY)
 
 
