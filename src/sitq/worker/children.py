@@ -7,6 +7,7 @@ child while a task blocks that loop.
 import asyncio
 import queue
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
@@ -15,7 +16,7 @@ from sitq.failure import reason
 from sitq.worker.hear import hear
 from sitq.worker.run import Run
 from sitq.worker.spawn import Spawned, describe_end
-from sitq.worker.wire import ChildSetup, Ended, Job, Said, Sign, StopAsked
+from sitq.worker.wire import ChildSetup, Ended, Job, Said, Sign, StopAsked, Wire
 
 _START_TIMEOUT: Final = 60.0
 _FAREWELL: Final = 2.0
@@ -119,8 +120,7 @@ class Child:
                 if not isinstance(answer, Ended):
                     return
                 errand = self._errands.get()
-            self._say_farewell()
-            wire.close()
+            self._say_farewell(wire)
         finally:
             self._end()
 
@@ -168,6 +168,8 @@ class Child:
                         pass
         except (OSError, EOFError):
             return Died(describe_end(spawned.reap())) if begun else Unbegun()
+        except Exception as error:  # of what the task itself has written to the wire, say
+            return Died(f"said what cannot be read ({reason(error)}), and was killed")
 
     def _next(self, spawned: Spawned) -> Any:
         """The next thing that the process says. Raises `EOFError` when it is dead."""
@@ -178,13 +180,14 @@ class Child:
                 if spawned.is_dead():
                     raise EOFError from None
 
-    def _say_farewell(self) -> None:
-        spawned = self._spawned
-        assert spawned is not None
+    def _say_farewell(self, wire: Wire) -> None:
+        """Let the process end by itself, and wait for that."""
+        until = time.monotonic() + _FAREWELL
         try:
-            spawned.wire.send(None)
-            spawned.wire.receive(_FAREWELL)
-        except (OSError, EOFError):  # TimeoutError is one of the first
+            wire.send(None)
+            while (left := until - time.monotonic()) > 0:
+                wire.receive(left)  # the last words of threads that tasks have left behind
+        except (OSError, EOFError):  # one of them is TimeoutError
             pass
 
     def _end(self) -> None:

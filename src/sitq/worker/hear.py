@@ -3,8 +3,9 @@
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from sitq.errors import TaskSerializationError
 from sitq.events import TaskLogged, TaskProgressed, TaskPublished
-from sitq.model import NoteKind
+from sitq.model import NewNote, NoteKind
 from sitq.progress import decode_line, decode_progress
 from sitq.serialization import decode_value
 from sitq.worker.run import Run
@@ -19,5 +20,12 @@ _TOLD_AS: Final[Mapping[NoteKind, tuple[type[Any], Callable[[bytes], tuple[Any, 
 def hear(run: Run, kind: NoteKind, data: bytes) -> None:
     """Pass on what a run said. Callable from any thread."""
     event, read = _TOLD_AS[kind]
-    # Read only for somebody: a value may be large, and of a class that only the child knows.
-    run.say(kind, data, event, *(read(data) if run.emit.wants(event) else ()))
+    details: tuple[Any, ...] = ()
+    if run.emit.wants(event):  # read only for somebody: a value may be large
+        try:
+            details = read(data)
+        except TaskSerializationError:  # of a class that only the child knows: others may read the note
+            if not run.reported:
+                run.post(NewNote(run.held, kind, data))
+            return
+    run.say(kind, data, event, *details)

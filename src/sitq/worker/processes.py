@@ -95,8 +95,10 @@ class ProcessRunner:
     def _take(self) -> Child:
         if self._idle:
             return self._idle.pop()
-        # At its start, since the worker may have changed its path since.
-        setup = ChildSetup(tuple(sys.path), os.getpid(), self._max_payload, self._options.memory_limit)
+        # Of this moment: a task may have added to the path.
+        setup = ChildSetup(
+            tuple(map(str, sys.path)), os.getpid(), self._max_payload, self._options.memory_limit
+        )
         child = Child(setup, begin=self._begin, gone=self._forget)
         self._alive.add(child)
         return child

@@ -65,7 +65,7 @@ class Spawned:
 
     def reap(self) -> int:
         """Wait for its end, end what it has left in its group, and return how it ended, as `Popen` has it."""
-        if not _WINDOWS:
+        if not self._reaped and not _WINDOWS:
             _has_ended(self._process.pid)
             self.kill()
         code = self._process.wait()
