@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
+import psutil  # type: ignore[import-untyped]
 import pytest
 
 from sitq import (
@@ -72,14 +72,23 @@ async def came(marker: Path, *, empty: bool = False) -> str:
 
 
 async def gone(pid: int) -> None:
-    """Wait until a process has ended and is no zombie of ours."""
+    """Wait until a process has ended. One that is not ours may stay a zombie if nobody reaps it."""
     async with asyncio.timeout(PATIENCE):
-        while psutil.pid_exists(pid):
+        while lives(pid):
             await asyncio.sleep(0.005)
 
 
+def lives(pid: int) -> bool:
+    try:
+        found = psutil.Process(pid)
+        return bool(found.status() != psutil.STATUS_ZOMBIE or found.ppid() == os.getpid())
+    except psutil.NoSuchProcess:
+        return False
+
+
 def children() -> list[psutil.Process]:
-    return psutil.Process().children()
+    found: list[psutil.Process] = psutil.Process().children()
+    return found
 
 
 # -- What runs there -------------------------------------------------------------------------------
@@ -190,9 +199,7 @@ async def test_what_a_task_has_started_is_killed_with_it(queue: TaskQueue, tmp_p
         await handle.cancel()
         with pytest.raises(TaskCancelledError):
             await result(handle)
-        async with asyncio.timeout(PATIENCE):
-            while psutil.pid_exists(own) and psutil.Process(own).status() != psutil.STATUS_ZOMBIE:
-                await asyncio.sleep(0.005)
+        await gone(own)
 
 
 async def test_a_worker_that_stops_gives_back_and_leaves_no_child(queue: TaskQueue, tmp_path: Path) -> None:
@@ -208,11 +215,12 @@ async def test_a_worker_that_stops_gives_back_and_leaves_no_child(queue: TaskQue
 
 @in_memory
 async def test_a_lost_lease_kills(queue: TaskQueue, backend: Backend, tmp_path: Path) -> None:
-    async with working(queue, lease=0.5) as (worker, events):
+    async with working(queue) as (worker, events):
         handle = await queue.enqueue(tasks.hold, str(tmp_path / "began"))
         pid = int(await came(tmp_path / "began"))
         [held] = worker._services.executor.held()  # type: ignore[union-attr]
         await backend.complete([Succeeded(held, b"")])  # somebody else has it and is done with it
+        backend._bells.ring_cancels()  # type: ignore[attr-defined]  # so that the worker looks now
         assert (await events.wait_for(TaskLost)).task_id == handle
         await gone(pid)
     assert (await queue.stats()).stale_outcomes == 0
@@ -220,16 +228,21 @@ async def test_a_lost_lease_kills(queue: TaskQueue, backend: Backend, tmp_path: 
 
 @in_memory
 async def test_with_grace_a_task_may_end_by_itself(queue: TaskQueue, tmp_path: Path) -> None:
-    async with working(queue, processes=ProcessOptions(children=1, grace=4)) as (_, events):
+    options = ProcessOptions(children=1, grace=4)
+    object.__setattr__(options, "grace", PATIENCE)  # a busy machine may stand still for longer
+    async with working(queue, processes=options) as (_, events):
         plain = await queue.enqueue(tasks.see_the_wish, str(tmp_path / "plain"))
         await came(tmp_path / "plain", empty=True)
         assert await queue.cancel(plain, timeout=PATIENCE) is Status.CANCELLED
         assert (tmp_path / "plain.seen").exists()
-        options = queue.options(executor="process", timeout=0.2)
-        coroutine = await options.enqueue(tasks.be_cancelled, str(tmp_path / "coroutine"))
-        with pytest.raises(TaskFailedError, match=r"its timeout of 0\.2 s$"):
-            await result(coroutine)
+        in_process = queue.options(executor="process")
+        coroutine = await in_process.enqueue(tasks.be_cancelled, str(tmp_path / "coroutine"))
+        await came(tmp_path / "coroutine", empty=True)
+        assert await queue.cancel(coroutine, timeout=PATIENCE) is Status.CANCELLED
         assert (tmp_path / "coroutine.seen").exists()
+        late = await queue.options(timeout=0.2).enqueue(tasks.see_the_wish, str(tmp_path / "late"))
+        with pytest.raises(TaskFailedError, match=r"its timeout of 0\.2 s"):
+            await result(late)
         pids = {child.pid for child in children()}
         assert {await result(await queue.enqueue(tasks.pid))} == pids, "it needed no other child"
     assert not events.of(TaskStuck)
@@ -310,9 +323,7 @@ async def test_no_child_outlives_its_worker(tmp_path: Path) -> None:
         try:
             pid = int(await came(tmp_path / "began"))
             process.send_signal(signal.SIGKILL)
-            async with asyncio.timeout(PATIENCE):
-                while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
-                    await asyncio.sleep(0.005)
+            await gone(pid)
         finally:
             end_group(process)
             process.communicate()
