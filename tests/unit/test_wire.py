@@ -9,11 +9,11 @@ import pytest
 from sitq.model import Held, NoteKind, ReservedTask, Succeeded
 from sitq.worker.run import Stop
 from sitq.worker.spawn import describe_end
-from sitq.worker.wire import ChildSetup, Ended, Job, Said, Sign, StopAsked, Wire
+from sitq.worker.wire import ChildSetup, Ended, Job, Message, Said, Sign, StopAsked, Wire
 from tests.support import PATIENCE
 
 HELD = Held("a", 7)
-MESSAGES = [
+MESSAGES: list[Message] = [
     ChildSetup(("/a", "/b"), 1, 10),
     Job(ReservedTask("a", 7, "work", "default", b"payload", metadata={"a": [1]})),
     StopAsked(HELD, Stop.TIMEOUT),
@@ -65,10 +65,10 @@ def test_half_a_message_waits_for_the_other_half() -> None:
         received.close()
 
 
-def _bytes_of(message: object) -> bytes:
+def _bytes_of(message: Message) -> bytes:
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        Wire(ours).send(message)  # type: ignore[arg-type]
+        Wire(ours).send(message)
         return theirs.recv(10_000)
 
 
