@@ -17,6 +17,7 @@ from benchmarks.enqueue import enqueue
 from benchmarks.footprint import idle, memory
 from benchmarks.limited import limited
 from benchmarks.measure import Figure, Scale
+from benchmarks.processes import processes
 from benchmarks.progress import progress
 from benchmarks.stored import stored
 from benchmarks.unique import unique
@@ -33,6 +34,7 @@ BENCHMARKS: dict[str, Callable[[Scale], AsyncIterator[Figure]]] = {
     "limited": limited,
     "progress": progress,
     "due": due,
+    "processes": processes,
 }
 
 

@@ -14,6 +14,18 @@ def noop_sync(number: int) -> int:
     return number
 
 
+def burn(number: float) -> float:
+    """Compute for some milliseconds."""
+    total = number
+    for step in range(100_000):
+        total += step & 7
+    return total
+
+
+def sleep_sync(span: float) -> None:
+    time.sleep(span)
+
+
 async def stamp(number: int) -> int:
     """Return the instant of its first line; comparable between the processes of one machine."""
     return time.monotonic_ns()

@@ -10,6 +10,7 @@ from sitq.errors import (
     BackendSchemaError,
     BackendTimeoutError,
     PayloadTooLargeError,
+    ProcessStartError,
     QueueClosedError,
     QueueEmptyError,
     QueueError,
@@ -30,6 +31,7 @@ from sitq.errors import (
     WorkerError,
     WorkerStoppedError,
 )
+from sitq.executors import ProcessOptions, Runner
 from sitq.failure import ErrorInfo
 from sitq.handle import Result, SyncTaskHandle, TaskHandle
 from sitq.model import QueueStats, Stats, Status, TaskRecord, WorkerInfo, WorkerRecord
@@ -76,6 +78,8 @@ __all__ = [
     "Snooze",
     "Cancel",
     "Worker",
+    "ProcessOptions",
+    "Runner",
     # -- Store
     "Backend",
     # -- Errors
@@ -103,4 +107,5 @@ __all__ = [
     "WorkerError",
     "WorkerStoppedError",
     "WorkerBusyError",
+    "ProcessStartError",
 ]

@@ -4,11 +4,12 @@ import os
 import secrets
 import socket
 from collections.abc import Collection, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from sitq.checks import Duration, kind, label, seconds
 from sitq.errors import ValidationError
+from sitq.executors import ProcessOptions, process_options
 
 DEFAULT_CONCURRENCY: Final = 10
 DEFAULT_LEASE: Final = 30.0
@@ -33,6 +34,8 @@ class WorkerConfig:
         poll_interval: How often to look for work when nothing rings.
         shutdown_timeout: How long a stopping worker waits for running tasks before it cancels them.
         max_tasks: Stop after this many tasks; None means never.
+        executor: Where plain functions run that say nothing; None means on threads.
+        processes: The child processes.
     """
 
     id: str
@@ -44,6 +47,8 @@ class WorkerConfig:
     poll_interval: float
     shutdown_timeout: float
     max_tasks: int | None
+    executor: str | None = None
+    processes: ProcessOptions = field(default_factory=ProcessOptions)
 
 
 def worker_config(
@@ -56,8 +61,10 @@ def worker_config(
     poll_interval: Duration,
     shutdown_timeout: Duration,
     max_tasks: int | None,
+    executor: str | None = None,
+    processes: int | ProcessOptions | None = None,
 ) -> WorkerConfig:
-    """Check what was given to `Worker`.
+    """Check what was given to `Worker`. Whether its queue has the executor is known to the queue.
 
     Raises:
         ValidationError: naming the argument, what was given and the fix.
@@ -72,6 +79,8 @@ def worker_config(
         poll_interval=seconds(poll_interval, "poll_interval", minimum=0.001),
         shutdown_timeout=seconds(shutdown_timeout, "shutdown_timeout"),
         max_tasks=None if max_tasks is None else _count(max_tasks, "max_tasks", 2**31),
+        executor=None if executor is None else label(executor, "executor"),
+        processes=process_options(processes),
     )
 
 

@@ -16,6 +16,7 @@ from sitq.events import (
     ScheduleFailed,
     StorageFailed,
     TaskCancelled,
+    TaskCrashed,
     TaskEnqueued,
     TaskFailed,
     TaskLogged,
@@ -62,6 +63,11 @@ _LINES: Final[Mapping[type[Any], tuple[int, str, str]]] = {
         logging.WARNING,
         "task.retried",
         f"retry of {_TASK}, {{duration:.3f}} s: {{error_type}}: {{error}}",
+    ),
+    TaskCrashed: (
+        logging.ERROR,
+        "task.crashed",
+        f"crashed {_TASK}, {{duration:.3f}} s: {{error}}",
     ),
     TaskParked: (
         logging.WARNING,

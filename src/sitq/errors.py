@@ -166,5 +166,9 @@ class WorkerStoppedError(WorkerError):
     """The worker is not running, or was stopped; make a new one."""
 
 
+class ProcessStartError(WorkerError):
+    """A child process of a worker cannot start. The task that was to run there is put off, and its message says why."""
+
+
 class WorkerBusyError(WorkerError):
     """Every slot of the worker is taken."""

@@ -66,6 +66,19 @@ class TaskRetried(NamedTuple):
     error: str
 
 
+class TaskCrashed(NamedTuple):
+    """The process of an attempt died, and nothing else with it. The task is tried again, up to its `max_crashes`."""
+
+    task_id: TaskId
+    task: str
+    queue: str
+    attempt: int
+    worker: str
+    duration: float
+    error_type: str
+    error: str
+
+
 class TaskParked(NamedTuple):
     """A task cannot be loaded by this worker and waits for one that can; the attempt is not counted."""
 
@@ -252,6 +265,7 @@ type Event = (
     | TaskLogged
     | TaskPublished
     | TaskRetried
+    | TaskCrashed
     | TaskParked
     | TaskRequeued
     | TaskSucceeded

@@ -7,7 +7,7 @@ schedule, a lease and a heartbeat are all writes to it, so nothing has to move t
 
     waiting -> pending      its last parent finished
     pending -> running      reserved: attempt + 1, a new fence
-    running -> running      its lease ran out and another worker reserved it: crashes + 1, a new fence
+    running -> running      its lease ran out, or its run crashed, and a worker reserved it: crashes + 1, a new fence
     running -> pending      retried, or released by a worker that stops
     running -> success | failed | cancelled
     waiting | pending -> cancelled
@@ -220,7 +220,17 @@ class Released(NamedTuple):
     error: bytes | None = None
 
 
-type Outcome = Succeeded | Failed | Retried | Cancelled | Released
+class Crashed(NamedTuple):
+    """What ran the task died, and its worker did not: the reservation ends now, and counts as a lost lease.
+
+    The task stays running, by no worker, until it is reserved again.
+    """
+
+    held: Held
+    error: bytes
+
+
+type Outcome = Succeeded | Failed | Retried | Cancelled | Released | Crashed
 
 
 def leads_to(outcome: Outcome, cancel_requested: bool) -> Status:
@@ -234,6 +244,8 @@ def leads_to(outcome: Outcome, cancel_requested: bool) -> Status:
             return Status.CANCELLED
         case Retried() | Released():
             return Status.CANCELLED if cancel_requested else Status.PENDING
+        case Crashed():
+            return Status.RUNNING
 
 
 class Completed(NamedTuple):
@@ -277,8 +289,8 @@ class NewNote(NamedTuple):
 class Note(NamedTuple):
     """A note as stored. `position` grows within a store and is never used twice: the cursor of a reader.
 
-    An `ATTEMPT` note is written by the storage with each `Retried` outcome and holds its error; a `REQUEUED` note is
-    written by `requeue` and holds the error of the run before, if it had one.
+    An `ATTEMPT` note is written by the storage with each `Retried` and `Crashed` outcome and holds its error; a
+    `REQUEUED` note is written by `requeue` and holds the error of the run before, if it had one.
     """
 
     position: int

@@ -63,6 +63,7 @@ class GivenDefaults(TypedDict, total=False):
     concurrency_limit: int | None
     rate_limit: str | RateLimit | None
     rate_key: str | None
+    executor: str | None
 
 
 class GivenOptions(GivenDefaults, total=False):
@@ -118,6 +119,9 @@ class TaskOptions:
         rate_limit: How often tasks may start, over all workers: `"100/minute"`, `"5/s"`, `"10/30s"`; 1 to 10,000
             starts in 1 ms to 30 days.
         rate_key: Who shares a `rate_limit`, which it needs; all tasks of the queue that have one if not given.
+        executor: Where the task runs: `"async"` on the worker's event loop, `"thread"` on a thread of it, `"process"`
+            in a child process of it, or the name of a runner of the queue. If not given, a coroutine function runs on
+            the loop and a plain function where the worker says, on a thread unless it says otherwise.
 
     Of what needs each other, one may come from `@task` and the other from the call.
 
@@ -148,6 +152,7 @@ class TaskOptions:
     concurrency_limit: int | None = None
     rate_limit: RateLimit | None = None
     rate_key: str | None = None
+    executor: str | None = None
 
     def __init__(self, **given: Unpack[GivenOptions]) -> None:
         kept: dict[str, Any] = {}
@@ -293,6 +298,8 @@ _CHECKS: Final[Mapping[str, Callable[[object], Any]]] = {
     "concurrency_limit": partial(integer, name="concurrency_limit", minimum=1, maximum=MAX_CONCURRENCY_LIMIT),
     "rate_limit": rate_limit,
     "rate_key": partial(_key, name="rate_key"),
+    # Which ones there are is known to the queue.
+    "executor": partial(label, name="executor"),
 }
 
 # What both would say. Of two options that contradict each other the one that was given for the call wins.

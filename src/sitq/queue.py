@@ -18,6 +18,7 @@ from sitq.emitter import Emitter
 from sitq.enqueuer import Enqueuer
 from sitq.errors import QueueClosedError, TaskNotFoundError, TaskTimeoutError, ValidationError
 from sitq.events import Event, EventHandler, TaskEnqueued, TaskRequeued
+from sitq.executors import RunnerFactory, check_executor, check_runners
 from sitq.handle import Result, TaskHandle, result_of
 from sitq.ids import new_id
 from sitq.model import (
@@ -69,13 +70,16 @@ class TaskQueue:
         max_payload: Largest encoded call or result, in bytes.
         max_pending: How many tasks may be pending, for each queue or for those in a mapping by name. An `enqueue` that
             would exceed it raises `QueueFullError`. It bounds what this object enqueues; give it to all producers.
+        runners: Executors of your own by name, each a factory that gets a worker's concurrency and returns a `Runner`;
+            give them to all producers and workers.
 
     Attributes:
+        runners: As given.
         emitter: Hands out the events of this queue and its workers; `on` adds to it.
         declared: The schedules that `cron` declared, by name. They are stored when the queue is opened.
 
     Raises:
-        ValidationError: The URL, `max_payload` or `max_pending` is not usable.
+        ValidationError: The URL, `max_payload`, `max_pending` or `runners` is not usable.
     """
 
     def __init__(
@@ -84,6 +88,7 @@ class TaskQueue:
         *,
         max_payload: int = DEFAULT_MAX_PAYLOAD,
         max_pending: int | Mapping[str, int] | None = None,
+        runners: Mapping[str, RunnerFactory] | None = None,
     ) -> None:
         if not isinstance(max_payload, int) or isinstance(max_payload, bool) or max_payload < 1:
             raise ValidationError(
@@ -98,6 +103,7 @@ class TaskQueue:
         self.backend: Final[Backend] = backend
         self.max_payload: Final = max_payload
         self._max_pending: Final = _max_pending(max_pending)
+        self.runners: Final = check_runners(runners)
         self.emitter: Final = Emitter()
         self.declared: Final[dict[str, Declared]] = {}
         self._open = False
@@ -255,6 +261,8 @@ class TaskQueue:
         known = NO_TERMS
         if options is not _NO_OPTIONS:
             known = terms(options, name=name, queue=queue, now=datetime.now(UTC))
+            if known.rules.executor is not None:
+                check_executor(known.rules.executor, self.runners)
         return NewTask(
             new_id() if options.id is None else options.id,
             name,

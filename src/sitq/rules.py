@@ -19,12 +19,14 @@ class RunRules(NamedTuple):
         timeout: Seconds that one attempt may take; None means `DEFAULT_TIMEOUT`.
         expires_at: No attempt starts after it, in UTC; None means never.
         keep_failed: Seconds that the task is kept at least if it fails; None means `DEFAULT_KEEP_FAILED`.
+        executor: Where it runs; None leaves it to the worker.
     """
 
     retry: RetryPolicy | None = None
     timeout: float | None = None
     expires_at: datetime | None = None
     keep_failed: float | None = None
+    executor: str | None = None
 
     @property
     def limit(self) -> float:

@@ -134,9 +134,9 @@ def _moves(note: Note) -> dict[str, int | str]:
 
 
 def _is_of_run(note: Note, record: TaskRecord) -> bool:
-    """Whether the run that is in the record said it: so it comes after the start."""
+    """Whether it is of the run that is in the record: so it comes after the start."""
     return (
-        note.kind in _SAID
+        note.kind is not NoteKind.REQUEUED
         and note.attempt == record.attempt
         and record.started_at is not None
         and note.at >= record.started_at

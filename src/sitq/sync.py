@@ -19,6 +19,7 @@ from sitq.details import TaskDetails
 from sitq.enqueuer import Enqueuer
 from sitq.errors import BackendConnectionError, QueueError
 from sitq.events import EventHandler
+from sitq.executors import RunnerFactory
 from sitq.handle import Result, SyncTaskHandle, TaskHandle
 from sitq.loop import LoopThread, closed, refuse_on_loop
 from sitq.model import Stats, Status, TaskId, TaskRecord, WorkerRecord
@@ -49,10 +50,14 @@ class SyncTaskQueue:
         *,
         max_payload: int = DEFAULT_MAX_PAYLOAD,
         max_pending: int | Mapping[str, int] | None = None,
+        runners: Mapping[str, RunnerFactory] | None = None,
     ) -> None:
-        self._queue: Final = TaskQueue(backend, max_payload=max_payload, max_pending=max_pending)
+        self._queue: Final = TaskQueue(
+            backend, max_payload=max_payload, max_pending=max_pending, runners=runners
+        )
         self.backend: Final = self._queue.backend
         self.max_payload: Final = self._queue.max_payload
+        self.runners: Final = self._queue.runners
         self.emitter: Final = self._queue.emitter
         self.declared: Final = self._queue.declared
         # Held while opening and closing. Reentrant, because a signal handler may use the queue as well.

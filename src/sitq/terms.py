@@ -46,14 +46,15 @@ def _rules(options: TaskOptions, now: datetime) -> RunRules:
     retry, timeout, expires = options.retry, options.timeout, options.expires
     if options.max_retries is not None or options.retry_delay is not None:
         retry = _policy(options.max_retries, options.retry_delay)
-    keep_failed = options.keep_failed
-    if retry is None and timeout is None and expires is None and keep_failed is None:
+    keep_failed, executor = options.keep_failed, options.executor
+    if retry is None and timeout is None and expires is None and keep_failed is None and executor is None:
         return NO_RULES
     return RunRules(
         retry,
         None if timeout is None else timeout.total_seconds(),
         now + expires if isinstance(expires, timedelta) else expires,
         None if keep_failed is None else keep_failed.total_seconds(),
+        executor,
     )
 
 

@@ -94,6 +94,7 @@ async def test_stored_rows_are_compared_with_none(tmp_path: Path) -> None:
             ],
         ),
         ("due", ["10 tasks due at once, first start", "10 tasks due at once, all drained"]),
+        ("processes", ["CPU-bound, 1 child process", "CPU-bound, 2 child processes"]),
     ],
 )
 async def test_what_the_life_of_a_task_costs(name: str, expected: list[str], tmp_path: Path) -> None:

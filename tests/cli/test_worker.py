@@ -149,6 +149,22 @@ def test_concurrency_burst_and_json_logs(cli: Cli, flags: list[str], env: dict[s
     assert succeeded["level"] == "info"
 
 
+@pytest.mark.parametrize(
+    ("flags", "env"),
+    [
+        (["--executor", "process", "--processes", 1], {}),
+        ([], {"SITQ_WORKER_EXECUTOR": "process", "SITQ_WORKER_PROCESSES": "1"}),
+    ],
+)
+def test_child_processes(cli: Cli, flags: list[object], env: dict[str, str]) -> None:
+    ids = [cli.run("enqueue", "os:getpid", "--db", "app.db").strip() for _ in range(2)]
+    process = cli.start("worker", "app.db", "--burst", *flags, **env)
+    assert ended(process)[0] == 0
+    pids = {cli.run("result", task_id, "--db", "app.db") for task_id in ids}
+    assert len(pids) == 1
+    assert pids != {f"{process.pid}\n"}
+
+
 @pytest.mark.parametrize("how", ["flag", "variable"])
 def test_the_log_level(cli: Cli, how: str) -> None:
     cli.run("enqueue", "app:fail", "loudly", "--db", "app.db")
@@ -174,6 +190,13 @@ def test_the_log_level(cli: Cli, how: str) -> None:
         (["--brust"], {}, "did you mean --burst?"),
         (["-c", "many"], {}, "'many' is not a whole number"),
         (["-c", "0"], {}, "concurrency is 0"),
+        (
+            ["--executor", "proces"],
+            {},
+            "executor is 'proces', which nobody knows here: did you mean 'process'?",
+        ),
+        (["--processes", "0"], {}, "processes is 0: give a number of child processes"),
+        ([], {"SITQ_WORKER_PROCESSES": "many"}, "SITQ_WORKER_PROCESSES is 'many'"),
         (["--lease", "soon"], {}, "'soon' is not a duration"),
         (["--lease", "0.01"], {}, "lease is 0.01 s"),
         (["--log-level", "inof"], {}, "did you mean info?"),
@@ -205,6 +228,8 @@ def test_every_variable_is_in_the_help(cli: Cli) -> None:
         "MAX_TASKS",
         "SHUTDOWN_TIMEOUT",
         "LEASE",
+        "EXECUTOR",
+        "PROCESSES",
         "LOG_LEVEL",
         "LOG_FORMAT",
     ):

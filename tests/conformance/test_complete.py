@@ -10,8 +10,13 @@ from sitq.backends.base import Backend
 from sitq.model import (
     Cancelled,
     Completed,
+    Concurrency,
+    Crashed,
     Failed,
+    Heartbeat,
     Held,
+    NewNote,
+    NoteKind,
     Outcome,
     Released,
     Retried,
@@ -37,6 +42,7 @@ OUTCOMES: dict[str, Callable[[Held, FakeClock], Outcome]] = {
     "retried": lambda held, clock: Retried(held, clock.now() + HOUR, b"error"),
     "cancelled": lambda held, clock: Cancelled(held, b"reason"),
     "released": lambda held, clock: Released(held),
+    "crashed": lambda held, clock: Crashed(held, b"error"),
 }
 outcome_of_each_kind = pytest.mark.parametrize("outcome", OUTCOMES.values(), ids=OUTCOMES.keys())
 
@@ -183,6 +189,54 @@ async def test_a_cancellation_without_a_reason_keeps_the_error_of_the_attempt_be
     assert (await record(backend, "a")).error == b"first try"
 
 
+async def test_crashed_ends_the_lease_and_nothing_else(backend: Backend, clock: FakeClock) -> None:
+    held = await running(backend)
+    before = await record(backend, held.id)
+    clock.advance(1)
+
+    assert await backend.complete([Crashed(held, b"error")]) == Completed(1)
+
+    assert await record(backend, held.id) == replace(before, due_at=clock.now(), worker=None, error=b"error")
+    again = await reserve_one(backend, "w2")
+    assert (again.attempt, again.crashes, again.payload) == (2, 1, before.payload)
+    assert again.fence > held.fence
+
+
+async def test_nobody_holds_what_crashed(backend: Backend, clock: FakeClock) -> None:
+    held = await has_crashed(backend, clock)
+    before = await everything(backend)
+    notes = await backend.notes(held.id)
+
+    late = NewNote(held, NoteKind.LOG, b"late")
+    assert await backend.heartbeat("w1", [held], LEASE, notes=[late]) == Heartbeat(lost=frozenset({held}))
+
+    assert await everything(backend) == before
+    assert await backend.notes(held.id) == notes
+    assert [(note.kind, note.attempt, note.data) for note in notes] == [(NoteKind.ATTEMPT, 1, b"first")]
+
+
+async def test_what_crashed_and_is_asked_to_cancel_is_handed_out_with_that(
+    backend: Backend, clock: FakeClock
+) -> None:
+    held = await has_crashed(backend, clock)
+
+    assert await backend.cancel([held.id]) == {held.id: Status.RUNNING}
+
+    assert (await reserve_one(backend)).cancel_requested
+
+
+async def test_what_crashed_keeps_its_place(backend: Backend, clock: FakeClock) -> None:
+    one = Concurrency("key", 1)
+    first = await running(backend, new_task("a", concurrency=one))
+    await backend.enqueue([new_task("b", concurrency=one)])
+
+    await backend.complete([Crashed(first, b"error")])
+
+    assert await reserved_ids(backend) == ["a"]
+    await backend.complete([Succeeded(Held("a", (await record(backend, "a")).fence), b"")])
+    assert await reserved_ids(backend) == ["b"]
+
+
 @outcome_of_each_kind
 async def test_a_lease_that_ran_out_unnoticed_still_counts(
     backend: Backend, clock: FakeClock, outcome: Callable[[Held, FakeClock], Outcome]
@@ -265,6 +319,18 @@ async def has_succeeded(backend: Backend, clock: FakeClock) -> Held:
     return held
 
 
+async def has_crashed(backend: Backend, clock: FakeClock) -> Held:
+    held = await running(backend)
+    await backend.complete([Crashed(held, b"first")])
+    return held
+
+
+async def has_crashed_and_was_reserved(backend: Backend, clock: FakeClock) -> Held:
+    held = await has_crashed(backend, clock)
+    await reserve_one(backend, "w1")
+    return held
+
+
 async def has_failed(backend: Backend, clock: FakeClock) -> Held:
     held = await running(backend)
     await backend.complete([Failed(held, b"first")])
@@ -302,6 +368,7 @@ async def is_unknown(backend: Backend, clock: FakeClock) -> Held:
 
 
 SUCCESS, FAILED, CANCELLED, PENDING = Status.SUCCESS, Status.FAILED, Status.CANCELLED, Status.PENDING
+RUNNING = Status.RUNNING
 
 # While the task runs under this fence: where each outcome leads.
 APPLIED: dict[Preparation, dict[str, Status]] = {
@@ -311,6 +378,7 @@ APPLIED: dict[Preparation, dict[str, Status]] = {
         "retried": PENDING,
         "cancelled": CANCELLED,
         "released": PENDING,
+        "crashed": RUNNING,
     },
     is_asked_to_cancel: {
         "succeeded": SUCCESS,
@@ -318,6 +386,7 @@ APPLIED: dict[Preparation, dict[str, Status]] = {
         "retried": CANCELLED,
         "cancelled": CANCELLED,
         "released": CANCELLED,
+        "crashed": RUNNING,
     },
 }
 # Otherwise nothing changes: which outcomes are taken for a repeated message, all others being stale.
@@ -329,6 +398,8 @@ REPEATED: dict[Preparation, set[str]] = {
     was_released: {"retried", "released"},
     was_retried_and_cancelled: {"cancelled"},
     was_asked_to_cancel_and_retried: {"retried", "released", "cancelled"},
+    has_crashed: {"crashed"},
+    has_crashed_and_was_reserved: set(),
     was_taken_over: set(),
     was_taken_over_and_finished: set(),
     was_taken_over_and_retried: set(),
@@ -398,9 +469,9 @@ async def test_a_batch_of_every_kind(backend: Backend, clock: FakeClock) -> None
         [make(hold, clock) for hold, make in zip(held, OUTCOMES.values(), strict=True)]
     )
 
-    assert answer == Completed(5)
+    assert answer == Completed(6)
     statuses = [(await record(backend, hold.id)).status for hold in held]
-    assert statuses == [SUCCESS, FAILED, PENDING, CANCELLED, PENDING]
+    assert statuses == [SUCCESS, FAILED, PENDING, CANCELLED, PENDING, RUNNING]
 
 
 async def test_stale_outcomes_do_not_hold_up_the_others(backend: Backend, clock: FakeClock) -> None:
@@ -431,9 +502,10 @@ async def test_the_same_outcome_twice_in_a_batch_counts_once(
         0 if isinstance(outcome(held, clock), Released) else 1
     )
     assert (await backend.stats()).stale_outcomes == 0
+    assert len(await backend.notes(held.id)) == isinstance(outcome(held, clock), Retried | Crashed)
 
 
-@pytest.mark.parametrize("second", ["failed", "cancelled", "retried", "released"])
+@pytest.mark.parametrize("second", ["failed", "cancelled", "retried", "released", "crashed"])
 async def test_of_two_outcomes_in_a_batch_the_first_wins(
     backend: Backend, clock: FakeClock, second: str
 ) -> None:
@@ -455,6 +527,16 @@ async def test_a_retry_before_a_success_in_a_batch_wins(backend: Backend, clock:
     assert answer == Completed(1, (held,))
     stored = await record(backend, held.id)
     assert (stored.status, stored.due_at, stored.result) == (PENDING, clock.now() + HOUR, None)
+
+
+async def test_a_success_after_a_crash_in_a_batch_is_stale(backend: Backend, clock: FakeClock) -> None:
+    held = await running(backend)
+
+    answer = await backend.complete([Crashed(held, b"first"), Succeeded(held, b"second")])
+
+    assert answer == Completed(1, (held,))
+    assert await backend.complete([Succeeded(held, b"second")]) == Completed(0, (held,))
+    assert (await record(backend, held.id)).status is RUNNING
 
 
 async def test_a_repeated_success_keeps_the_first_result(backend: Backend, clock: FakeClock) -> None:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from sitq.model import (
     Cancelled,
     Concurrency,
+    Crashed,
     Failed,
     Held,
     NewTask,
@@ -39,7 +40,7 @@ result_ttls = st.sampled_from([None, timedelta(0), timedelta(0), timedelta(secon
 workers = st.sampled_from(["w1", "w2", "w3"])
 outcomes = st.tuples(
     st.integers(0, 15),
-    st.sampled_from([Succeeded, Failed, Cancelled, Retried, Retried, Released, Released]),
+    st.sampled_from([Succeeded, Failed, Cancelled, Retried, Retried, Released, Released, Crashed]),
     st.one_of(st.none(), spans),
     st.binary(max_size=2),
 )
@@ -129,6 +130,8 @@ def outcome(kind: type[Outcome], held: Held, at: datetime | None, now: datetime,
         return Released(held, at, data or None)
     if kind is Cancelled:
         return Cancelled(held, data or None)
+    if kind is Crashed:
+        return Crashed(held, data)
     if kind is Succeeded:
         return Succeeded(held, data)
     return Failed(held, data) if at is None else Failed(held, data, at - now)

@@ -12,6 +12,7 @@ from sitq.model import (
     NOTES_KEPT,
     Cancelled,
     Concurrency,
+    Crashed,
     Failed,
     Held,
     NewNote,
@@ -37,6 +38,7 @@ ENDS: dict[type[Outcome], Status] = {
     Succeeded: Status.SUCCESS,
     Failed: Status.FAILED,
     Cancelled: Status.CANCELLED,
+    Crashed: Status.RUNNING,
 }
 
 
@@ -95,6 +97,11 @@ class Row:
         self.holds = self.until_instant is not None
 
     @property
+    def is_held(self) -> bool:
+        """Whether somebody runs it: one that crashed stays running, by nobody."""
+        return self.status is Status.RUNNING and self.worker is not None
+
+    @property
     def until_instant(self) -> datetime | None:
         return self.unique.until if self.unique and isinstance(self.unique.until, datetime) else None
 
@@ -124,11 +131,11 @@ class Model:
         self.newest_fence = 0
 
     def running(self) -> list[Held]:
-        return [Held(row.id, row.fence) for row in self.rows.values() if row.status is Status.RUNNING]
+        return [Held(row.id, row.fence) for row in self.rows.values() if row.is_held]
 
     def current(self, held: Held, *, running: bool = False) -> Row | None:
         row = self.rows.get(held.id)
-        if row is None or row.fence != held.fence or (running and row.status is not Status.RUNNING):
+        if row is None or row.fence != held.fence or (running and not row.is_held):
             return None
         return row
 
@@ -263,9 +270,9 @@ class Model:
         if row is None:
             return False
         status = ENDS.get(type(outcome), Status.CANCELLED if row.cancel_requested else Status.PENDING)
-        if row.status is not Status.RUNNING:
+        if not row.is_held:
             return row.status is status
-        if isinstance(outcome, Retried):
+        if isinstance(outcome, Retried | Crashed):
             self.write_down(row, NoteKind.ATTEMPT, outcome.error, now)
         if isinstance(outcome, Succeeded):
             row.result, row.error = outcome.result, None
@@ -277,6 +284,8 @@ class Model:
         elif isinstance(outcome, Retried | Released):
             row.status, row.due_at, row.worker, row.started_at = status, outcome.at or now, None, None
             row.attempt -= isinstance(outcome, Released)
+        elif isinstance(outcome, Crashed):
+            row.due_at, row.worker = now, None
         return True
 
     def cancel(self, ids: Iterable[TaskId], now: datetime) -> dict[TaskId, Status]:

@@ -351,7 +351,7 @@ class Histories(RuleBasedStateMachine):
             assert task.fence <= self.model.newest_fence
             if task.status is Status.RUNNING:
                 assert task.attempt >= 1
-                assert task.worker is not None
+                assert task.worker is not None or task.error is not None  # else it crashed
             if task.status.finished:
                 assert self.ended.setdefault((task.id, self.model.rows[task.id].order), task) == task
 

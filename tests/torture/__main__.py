@@ -13,6 +13,8 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
+import psutil  # type: ignore[import-untyped]
+
 from tests.torture import crew
 from tests.torture.checker import check
 from tests.torture.history import collect
@@ -32,12 +34,15 @@ class Harness:
         self._workers: set[int] = set()
         self._paused: dict[int, float] = {}
         self._producers: set[int] = set()
+        self._parent = 0
         self._steward = 0
-        self.kills = self.pauses = self.producer_kills = 0
+        self.kills = self.pauses = self.producer_kills = self.child_kills = 0
 
     def start(self) -> None:
         while len(self._workers) < WORKERS:
-            self._workers.add(fork(lambda: crew.work(self._folder)))
+            self._workers.add(fork(lambda: crew.work(self._folder, queues=["default"])))
+        if not self._parent:
+            self._parent = fork(lambda: crew.work(self._folder, queues=[crew.PROCESSES]))
         while len(self._producers) < PRODUCERS:
             seed = self._rng.randrange(2**32)
             self._producers.add(fork(lambda seed=seed: crew.produce(self._folder, seed)))  # type: ignore[misc]
@@ -60,9 +65,15 @@ class Harness:
             self._producers.discard(producer)
             end(producer)
             self.producer_kills += 1
+        elif fate < 0.2:
+            self.child_kills += self._kill_a_child()
+        elif fate < 0.205:
+            end(self._parent)
+            self._parent = 0
+            self.kills += 1
         elif victim in self._paused:
             pass  # it is to live and to say what it did: the stale worker is the harder case
-        elif fate < 0.15 and len(self._paused) < WORKERS - 1:
+        elif fate < 0.3 and len(self._paused) < WORKERS - 1:
             os.kill(victim, signal.SIGSTOP)
             self._paused[victim] = time.monotonic() + self._rng.uniform(*PAUSED)
             self.pauses += 1
@@ -72,12 +83,24 @@ class Harness:
             self.kills += 1
         self.start()
 
+    def _kill_a_child(self) -> bool:
+        """Kill a process that has run a task, if there is one."""
+        processes = self._folder / crew.PROCESSES
+        children = [
+            child
+            for child in psutil.Process(self._parent).children()
+            if (processes / f"{child.pid}").exists()
+        ]
+        if children:
+            self._rng.choice(children).kill()
+        return bool(children)
+
     def finish(self) -> None:
         """End everybody, then let healthy workers do what is left."""
         for pid in self._paused:
             os.kill(pid, signal.SIGCONT)
         time.sleep(self._rng.random() * 0.1)
-        for pid in [*self._workers, *self._producers, self._steward]:
+        for pid in [*self._workers, *self._producers, self._parent, self._steward]:
             end(pid)
         self._workers.clear()
         healthy = [fork(lambda: crew.work(self._folder, until_done=True)) for _ in range(2)]
@@ -110,6 +133,7 @@ def end(pid: int) -> None:
 
 
 def torture(folder: Path, *, kills: int, seconds: float | None, seed: int) -> int:
+    (folder / crew.PROCESSES).mkdir()
     harness = Harness(folder, seed)
     began = time.monotonic()
     harness.start()
@@ -121,10 +145,12 @@ def torture(folder: Path, *, kills: int, seconds: float | None, seed: int) -> in
     problems = check(history)
     print(
         f"{harness.kills} kills, {harness.pauses} pauses beyond the lease, {harness.producer_kills} producers killed, "
+        f"{harness.child_kills} child processes killed, "
         f"{len(history.acknowledged)} tasks acknowledged, {len(history.ran)} runs, "
         f"{sum(not entry.accepted for entry in history.reported)} stale outcomes refused, "
         f"{sum(task.status == 'failed' for task in history.final)} given up, {len(history.requeued)} requeued, "
-        f"{sum(one.kind == 'Retried' for one in history.sent)} retries, {len(history.noted)} lines, "
+        f"{sum(one.kind == 'Retried' for one in history.sent)} retries, "
+        f"{sum(one.kind == 'Crashed' for one in history.sent)} crashes told, {len(history.noted)} lines, "
         f"{sum('tick' in task.meta for task in history.final)} ticks, "
         f"integrity {history.integrity}, {time.monotonic() - began:.0f} s"
     )

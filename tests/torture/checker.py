@@ -125,7 +125,7 @@ def _finished_is_final(history: History) -> Iterable[str]:
 
 def _crashes_are_bounded(history: History) -> Iterable[str]:
     fences = _Fences(history)
-    sent = {(one.id, one.fence) for one in history.sent}
+    sent = {(one.id, one.fence) for one in history.sent if one.kind != "Crashed"}
     runs = by_id(history.ran)
     requeued = Counter(one.id for one in history.wanted)
     for task in history.final:

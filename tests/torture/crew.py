@@ -23,6 +23,8 @@ NEVER_GIVEN_UP = 1000
 RATE = RateLimit(15, timedelta(seconds=0.5))
 WINDOW = 0.3
 SCHEDULE = "tick"
+PROCESSES = "processes"
+"""The queue of tasks in child processes. Those who take from it are let live until they have one."""
 
 
 class Acknowledged(NamedTuple):
@@ -36,12 +38,14 @@ class Planned(Exception):
 # -- The tasks: each run leaves a mark and returns it ----------------------------------------------
 
 
-def leave_mark(folder: str) -> str:
+def leave_mark(folder: str, worker: int | None = None) -> str:
+    """Write down that this runs, by a worker that is this process if nothing else is said."""
+    worker = worker or os.getpid()
     task = current_task()
     now = time.monotonic()
     mark = f"{task.id} {task.attempt} {os.getpid()} {time.monotonic_ns()}"
     journal = Journal(f"{folder}/journal")
-    journal.write(Ran(task.id, task.attempt, mark, os.getpid(), now))
+    journal.write(Ran(task.id, task.attempt, mark, worker, now))
     os.close(journal._fd)
     return mark
 
@@ -58,6 +62,13 @@ async def waiting(folder: str, span: float) -> str:
 
 def in_a_thread(folder: str, span: float) -> str:
     mark = leave_mark(folder)
+    time.sleep(span)
+    return mark
+
+
+def in_a_process(folder: str, span: float) -> str:
+    mark = leave_mark(folder, os.getppid())
+    Path(folder, "processes", str(os.getpid())).touch()
     time.sleep(span)
     return mark
 
@@ -93,10 +104,10 @@ def journalled(folder: Path, *, synced: bool = False) -> tuple[Any, Journal]:
     return Journalled(SQLiteBackend(folder / "tasks.db", busy_timeout=30), journal), journal
 
 
-async def work(folder: Path, *, until_done: bool = False) -> None:
+async def work(folder: Path, *, queues: list[str] | None = None, until_done: bool = False) -> None:
     backend, _ = journalled(folder)
     async with TaskQueue(backend) as queue:
-        worker = Worker(queue, concurrency=8, lease=LEASE, poll_interval=0.05)
+        worker = Worker(queue, queues=queues, concurrency=8, lease=LEASE, poll_interval=0.05, processes=2)
         if not until_done:
             await worker.run()
         with suppress(ScheduleNotFoundError):
@@ -135,7 +146,7 @@ def _batches(rng: random.Random, folder: str) -> Iterator[tuple[list[Any], dict[
 def _some(rng: random.Random, folder: str) -> tuple[list[Any], dict[str, Any], dict[str, Any]]:
     """Calls, with options that bound them, and what the judge has to know of both."""
     calls = [_a_call(rng, folder) for _ in range(rng.randint(1, 12))]
-    match rng.randrange(8):
+    match rng.randrange(9):
         case 0:
             fails, most = rng.randint(1, 3), rng.randint(2, 3)
             policy = RetryPolicy(max_attempts=most, backoff="constant", base=0.03, jitter="none")
@@ -163,6 +174,9 @@ def _some(rng: random.Random, folder: str) -> tuple[list[Any], dict[str, Any], d
             return calls[:3], {"unique_key": key, "throttle": WINDOW}, {"throttle": [key, WINDOW]}
         case 5:
             return [call(talking, folder, rng.random() * 0.4) for _ in range(3)], {}, {"says": True}
+        case 6:
+            calls = [call(in_a_process, folder, rng.random() * 0.4) for _ in range(3)]
+            return calls, {"executor": "process", "queue": PROCESSES}, {}
         case _:
             return calls, {}, {}
 

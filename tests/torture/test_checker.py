@@ -89,6 +89,9 @@ def full() -> History:
     meta = {"fails": 2, "max_attempts": 1}
     history.final.append(Final("q", "failed", 31, 0, 3, False, None, "crew.Planned", 1, meta))
     history.seen.append(Seen("q", "failed", 30))
+    held(history, "d", 35, 1, "Crashed")
+    held(history, "d", 36, 2, "Succeeded", attempt=2, crashes=1)
+    history.final.append(Final("d", "success", 36, 1, 3, False, "d36", None, 2))
     for number, since in enumerate([1.0, 1.1, 2.0]):
         ended(history, f"k{number}", 40 + number, since, concurrency=["two", 2])
         ended(history, f"p{number}", 50 + number, since, rate=["fast", 2, 1.0])
@@ -250,6 +253,17 @@ BROKEN: dict[str, tuple[Callable[[History], object], str]] = {
     "two within a throttled span": (
         lambda history: ended(history, "t9", 69, 11.5, throttle=["rare", 0.8]),
         "rare let in t1 and t9",
+    ),
+    "a crash that is not counted": (
+        in_turn(
+            lambda history: held(history, "d", 37, 3, "Crashed", attempt=3, crashes=2),
+            lambda history: held(history, "d", 38, 4, "Succeeded", attempt=3, crashes=2),
+        ),
+        "d: fence 38 came as attempt 3 after 2 crashes",
+    ),
+    "more crashes than allowed": (
+        in_turn(final("d", max_crashes=1), lambda history: held(history, "d", 34, 0, "Crashed")),
+        "d ran 2 times without an end, and 1 crashes were allowed",
     ),
     "a tick that comes twice": (
         lambda history: ended(history, "x9", 99, 20, tick=101.0),

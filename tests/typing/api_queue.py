@@ -10,7 +10,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, assert_type
 
 from sitq import (
+    Call,
     Enqueuer,
+    ProcessOptions,
     Progress,
     QueueStats,
     Result,
@@ -42,6 +44,20 @@ async def fetch(key: str, retries: int = 0) -> int:
 
 
 def nothing() -> None: ...
+
+
+class OwnRunner:
+    def __init__(self, concurrency: int) -> None: ...
+
+    async def run(self, call: Call[Any]) -> Any: ...
+
+    def close(self) -> None: ...
+
+
+class NoRunner:
+    def __init__(self, concurrency: int) -> None: ...
+
+    def run(self, call: str) -> None: ...
 
 
 @task
@@ -138,6 +154,7 @@ async def options_mistakes(queue: TaskQueue) -> None:
     queue.options(retries=3)  # type: ignore[call-arg]
     queue.options(expires="tomorrow")  # type: ignore[arg-type]
     queue.options(unique_until="never")  # type: ignore[arg-type]
+    queue.options(executor=5)  # type: ignore[arg-type]
     await queue.options().enqueue(resize, 1)  # type: ignore[call-overload]
     await queue.options().enqueue(fetch)  # type: ignore[call-overload]
     await queue.options().enqueue(resize, "a", eta=LATER)  # type: ignore[call-arg, arg-type]
@@ -218,6 +235,14 @@ def bounds() -> None:
     TaskQueue(max_pending=5)
     SyncTaskQueue(max_pending={"mail": 5})
     TaskQueue(max_pending="5")  # type: ignore[arg-type]
+    TaskQueue(runners={"own": OwnRunner})
+    SyncTaskQueue(runners={"own": OwnRunner})
+    TaskQueue(runners={"own": OwnRunner(1)})  # type: ignore[dict-item]
+    TaskQueue(runners={"own": NoRunner})  # type: ignore[dict-item]
+    Worker(TaskQueue(), executor="process", processes=2)
+    Worker(TaskQueue(), processes=ProcessOptions(children=2, memory_limit=2**30, grace=timedelta(seconds=1)))
+    Worker(TaskQueue(), processes="2")  # type: ignore[arg-type]
+    ProcessOptions(2)  # type: ignore[call-arg]
     Worker(TaskQueue(), queues={"mail": 3, "web": 1})
     Worker(TaskQueue(), queues=["mail", "web"], strict=True)
     Worker(TaskQueue(), queues={"mail": "3"})  # type: ignore[dict-item]

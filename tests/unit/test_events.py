@@ -53,6 +53,7 @@ LINES = {
     events.TaskProgressed: ("DEBUG", "task.progressed", "progress of app.work[id-1]: 41.5 % halfway"),
     events.TaskLogged: ("DEBUG", "task.logged", "app.work[id-1] says: opened the file"),
     events.TaskPublished: ("DEBUG", "task.published", "app.work[id-1] published a partial result"),
+    events.TaskCrashed: ("ERROR", "task.crashed", f"crashed {RUN}, 1.500 s: went wrong"),
     events.TaskRetried: ("WARNING", "task.retried", f"retry of {RUN}, 1.500 s: ValueError: went wrong"),
     events.TaskParked: ("WARNING", "task.parked", f"parked {RUN}: ValueError: went wrong"),
     events.TaskRequeued: ("INFO", "task.requeued", "requeued app.work[id-1] on mail"),

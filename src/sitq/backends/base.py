@@ -224,11 +224,14 @@ class Backend(Protocol):
     async def complete(self, outcomes: Sequence[Outcome], *, notes: Sequence[NewNote] = ()) -> Completed:
         """Apply each outcome whose fence is current, all in one transaction; report the others as stale and count them.
 
-        `notes` are stored first, as by `heartbeat`. Each `Retried` leaves its error as a note.
+        `notes` are stored first, as by `heartbeat`. Each `Retried` and `Crashed` leaves its error as a note.
 
         Sending an accepted outcome again is accepted again and changes nothing, so a lost reply may be repeated.
         A task that goes back to pending has no worker and no start any more; one that ends keeps them. A success
         clears the error of an earlier attempt.
+        A crashed one stays running, without a worker, and is due now: the next `reserve` counts the crash. Until then
+        it keeps its fence, but nobody holds it: another outcome under it is stale, a heartbeat finds it lost, and its
+        notes are dropped. It keeps its place under a concurrency limit, as one does whose lease ran out.
         A task that was asked to cancel while running and is retried or released becomes cancelled instead of pending.
         Rings finished tasks, and queues that got work back, after the commit.
         """

@@ -66,6 +66,10 @@ def add(commands: Any) -> None:
            help="how long running tasks may take to finish before they are given back (30)")  # fmt: skip
     option("--lease", env="SITQ_WORKER_LEASE", convert=span, metavar="S",
            help="how long after its death another worker takes over its tasks (30)")  # fmt: skip
+    option("--executor", env="SITQ_WORKER_EXECUTOR", metavar="NAME",
+           help="where plain functions run that do not say it: thread, process or async (thread)")  # fmt: skip
+    option("--processes", env="SITQ_WORKER_PROCESSES", convert=integer, metavar="N",
+           help="have so many child processes at most (one for each processor)")  # fmt: skip
     option("--log-level", env="SITQ_WORKER_LOG_LEVEL", convert=choice(logs.LEVELS), metavar="LEVEL",
            help=f"{', '.join(logs.LEVELS)} (info)")  # fmt: skip
     option("--log-format", env="SITQ_WORKER_LOG_FORMAT", convert=choice(logs.FORMATS), metavar="FORMAT",
@@ -81,7 +85,15 @@ def run(arguments: argparse.Namespace) -> int:
     queue = load_queue(target)
     settings = {
         name: value
-        for name in ("queues", "concurrency", "max_tasks", "shutdown_timeout", "lease")
+        for name in (
+            "queues",
+            "concurrency",
+            "max_tasks",
+            "shutdown_timeout",
+            "lease",
+            "executor",
+            "processes",
+        )
         if (value := getattr(arguments, name)) is not None
     }
     worker = Worker(queue, strict=bool(arguments.strict), **settings)

@@ -17,6 +17,7 @@ from sitq.emitter import Emitter
 from sitq.events import (
     BackgroundTasksLeft,
     TaskCancelled,
+    TaskCrashed,
     TaskFailed,
     TaskLost,
     TaskParked,
@@ -29,6 +30,7 @@ from sitq.events import (
 from sitq.failure import decode_error
 from sitq.model import (
     Cancelled,
+    Crashed,
     Failed,
     Held,
     NewNote,
@@ -44,7 +46,7 @@ from sitq.task import Call, check_arguments, check_callable
 from sitq.worker.fork import end_if_forked
 from sitq.worker.judge import expire, judge_error, judge_value, left_behind, on_last_chance, park, refuse
 from sitq.worker.outbox import Outbox
-from sitq.worker.run import Run, Stop
+from sitq.worker.run import Run, Stop, current_of
 from sitq.worker.slots import Slots
 
 _SWEEP_AFTER: Final = 0.05
@@ -58,6 +60,7 @@ _ENDS: Final[Mapping[type[Any], Any]] = {
     Retried: TaskRetried,
     Cancelled: TaskCancelled,
     Released: TaskReleased,
+    Crashed: TaskCrashed,
 }
 
 type Report = Callable[[Outcome, Sequence[NewNote]], None]
@@ -69,6 +72,7 @@ class Executor:
     Args:
         worker: Name of the worker, for events.
         run_call: Runs a decoded call; chooses the runner.
+        check_executor: Raises if this worker does not know an executor of this name.
         report: Where outcomes go, and what their tasks had still to say. Called once for each reserved task, unless its
             lease was lost.
         settled: Waits until what was reported by now is stored.
@@ -81,7 +85,8 @@ class Executor:
         self,
         worker: str,
         *,
-        run_call: Callable[[Call[Any]], Awaitable[Any]],
+        run_call: Callable[[Call[Any], Run], Awaitable[Any]],
+        check_executor: Callable[[str], object],
         report: Report,
         settled: Callable[[], Awaitable[object]],
         interrupted: Callable[[], bool],
@@ -94,6 +99,7 @@ class Executor:
         self._pid = os.getpid()
         self._worker = worker
         self._run_call = run_call
+        self._check_executor = check_executor
         self._report = report
         self._settled = settled
         self._interrupted = interrupted
@@ -157,13 +163,15 @@ class Executor:
                 return None
             check_callable(call.func)
             check_arguments(call)
+            if rules.executor is not None:
+                self._check_executor(rules.executor)
         except Exception as error:  # of whatever has this name by now, too
             self._end_unrun(reserved, park(reserved, error, self._now))
             return None
         held = reserved.held
         run = Run(reserved, held, rules, time.monotonic(), self._post, self._emit, self._max_payload)
         self._runs[held] = run
-        current = _current(run, context)
+        current = current_of(run, context)
         loop = asyncio.get_running_loop()
         # Not by `create_task`: the loop's task factory is for what user code creates. Begun at once, since a task that
         # never waits then costs no turn of the loop, and no timer.
@@ -176,7 +184,7 @@ class Executor:
         )
         if not task.done():
             run.task = task
-            if run.timer is None and not on_last_chance(reserved):
+            if run.timer is None and not run.waits and not on_last_chance(reserved):
                 self._start_timer(run, rules.limit - run.duration)
         return task
 
@@ -194,6 +202,12 @@ class Executor:
             if run.stop is None:
                 run.stop = why
                 run.task.cancel()
+
+    def begin(self, run: Run) -> None:
+        """Count the time of a run from now on, which had to wait for a place to run at."""
+        if run.waits and run.stop is None and not run.reported:
+            run.waits = False
+            self._start_timer(run, run.rules.limit)
 
     def _start_timer(self, run: Run, span: float) -> None:
         run.timer = asyncio.get_running_loop().call_later(span, self._time_is_up, run)
@@ -258,7 +272,7 @@ class Executor:
                 await self._settled()
                 self._start_timer(run, run.rules.limit)  # not before: that was no time of the task
             try:
-                value = await self._run_call(call)
+                value = await self._run_call(call, run)
             finally:
                 end_if_forked(self._pid)
         except BaseException as error:
@@ -286,7 +300,7 @@ class Executor:
             kind = TaskParked
         if not self._emit.wants(kind):
             return
-        error = outcome.error if isinstance(outcome, Failed | Retried | Released) else None
+        error = outcome.error if isinstance(outcome, Failed | Retried | Released | Crashed) else None
         end: tuple[Any, ...] = *self._about(reserved), 0.0 if run is None else run.duration
         if error is not None:
             info = decode_error(error)
@@ -318,17 +332,3 @@ class Executor:
                 task.cancel()
         for current, count in left.values():
             self._emit(BackgroundTasksLeft(current.id, current.name, self._worker, count))
-
-
-def _current(run: Run, context: Mapping[str, Any]) -> CurrentTask:
-    reserved = run.reserved
-    return CurrentTask(
-        reserved.id,
-        reserved.name,
-        reserved.queue,
-        reserved.attempt,
-        reserved.crashes,
-        reserved.metadata or {},
-        context,
-        run,
-    )

@@ -14,6 +14,7 @@ from sitq.failure import ErrorInfo, encode_error
 from sitq.model import (
     DEFAULT_KEEP_FAILED,
     Cancelled,
+    Crashed,
     Failed,
     Outcome,
     Released,
@@ -25,7 +26,7 @@ from sitq.retry import decide, leaves
 from sitq.rules import RunRules
 from sitq.serialization import encode_value
 from sitq.verbs import Cancel, Snooze, Verb
-from sitq.worker.run import Run, Stop
+from sitq.worker.run import Judged, Run, Stop
 
 type Now = Callable[[], datetime]
 
@@ -89,6 +90,8 @@ def judge_value(run: Run, value: Any, now: Now) -> Outcome:
 def judge_error(run: Run, error: BaseException, now: Now) -> Outcome:
     """A run that raised has failed, unless it said what it wants, or it was us who stopped it."""
     try:
+        if type(error) is Judged:
+            return error.outcome
         if isinstance(error, Snooze):
             return Released(run.held, now() + error.delay)
         if isinstance(error, Cancel):
@@ -113,6 +116,11 @@ def judge_failure(run: Run, error: BaseException, now: Now) -> Outcome:
     return _failed(run, encode_error(error, exhausted=exhausted))
 
 
+def judge_crash(run: Run, message: str) -> Outcome:
+    """The outcome of a run whose process died. It counts as that of a worker that died over it alone."""
+    return Crashed(run.held, encode_error(ErrorInfo("worker_lost", message)))
+
+
 def _failed(run: Run, error: bytes) -> Failed:
     keep_for = run.rules.keep_failed
     return Failed(run.held, error, DEFAULT_KEEP_FAILED if keep_for is None else timedelta(seconds=keep_for))
@@ -121,6 +129,11 @@ def _failed(run: Run, error: bytes) -> Failed:
 def left_behind(run: Run, now: Now) -> Outcome:
     """The outcome of a run that goes on although it was to stop. What it makes of it does not count any more."""
     return _stopped(run, None, now, ", and it has not stopped since: it still runs")
+
+
+def killed(run: Run, now: Now) -> Outcome:
+    """The outcome of a run that was stopped with its process."""
+    return _stopped(run, None, now, ", and its process was killed")
 
 
 def _stopped(run: Run, error: BaseException | None, now: Now, still: str = "") -> Outcome:

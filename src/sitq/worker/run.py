@@ -2,14 +2,16 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from sitq.context import CurrentTask
 from sitq.emitter import Emitter
-from sitq.model import Held, NewNote, NoteKind, ReservedTask
+from sitq.model import Held, NewNote, NoteKind, Outcome, ReservedTask
 from sitq.rules import RunRules
+from sitq.verbs import Verb
 
 
 class Stop(Enum):
@@ -34,6 +36,7 @@ class Run:
         stop: Why it is to stop; the first reason counts.
         noticed: The task asked whether it is to stop, and was told so.
         reported: Its outcome is on its way, or its lease is lost: nothing that it does counts any more.
+        waits: It has to wait for a place to run at, and its time begins when it has one.
     """
 
     reserved: ReservedTask
@@ -48,6 +51,7 @@ class Run:
     stop: Stop | None = None
     noticed: bool = False
     reported: bool = False
+    waits: bool = False
 
     @property
     def duration(self) -> float:
@@ -65,7 +69,36 @@ class Run:
             about = self.reserved
             self.emit(event(about.id, about.name, about.queue, about.attempt, *details))
 
+    def wait(self) -> None:
+        """Its time has not begun yet."""
+        self.waits = True
+        if self.timer is not None:
+            self.timer.cancel()
+
     def __reduce__(self) -> Any:
         raise TypeError(
             "what belongs to a running task cannot travel: take from current_task() what is needed"
         )
+
+
+def current_of(run: Run, context: Mapping[str, Any]) -> CurrentTask:
+    """What the task sees of its run."""
+    reserved = run.reserved
+    return CurrentTask(
+        reserved.id,
+        reserved.name,
+        reserved.queue,
+        reserved.attempt,
+        reserved.crashes,
+        reserved.metadata or {},
+        context,
+        run,
+    )
+
+
+class Judged(Verb):
+    """What a runner returns that knows already what follows from the attempt."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__()
+        self.outcome = outcome

@@ -1,8 +1,7 @@
 """Where a call runs: coroutines on the loop, plain functions on threads.
 
 A runner gets a call and returns what it returned or raises what it raised. It knows nothing of tasks, leases
-and outcomes. To add one (processes, greenlets, sub-interpreters), write one class and choose it in
-`runner_for`.
+and outcomes (`sitq.executors.Runner`).
 """
 
 import asyncio
@@ -15,25 +14,11 @@ import threading
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from functools import partial
 from types import FunctionType
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from sitq.context import is_inside_task
 from sitq.task import Call, Task
 from sitq.worker.fork import end_if_forked
-
-
-class Runner(Protocol):
-    """Runs calls of one kind."""
-
-    def run(self, call: Call[Any]) -> Awaitable[Any]:
-        """Run the call in the current context; what is awaited gives its value or raises what it raises, `SystemExit`
-        included, and so may `run` itself.
-        """
-        ...
-
-    def close(self) -> None:
-        """Let go of idle resources. Does not wait for what still runs."""
-        ...
 
 
 class AsyncRunner:
@@ -63,6 +48,12 @@ class AsyncRunner:
         if self._former is not None:
             return self._former(loop, coro, **options)
         return asyncio.Task(coro, loop=loop, **options)
+
+
+async def on_this_loop(call: Call[Any]) -> Any:
+    """Run a call on the loop, whatever its function is. A plain one blocks the loop until it returns."""
+    value = call.func(*call.args, **call.kwargs)
+    return await value if inspect.isawaitable(value) else value
 
 
 class _Contained(Coroutine[Any, Any, Any]):
@@ -106,7 +97,8 @@ class ThreadRunner:
         self._threads: list[threading.Thread] = []
         self._busy = 0
 
-    async def run(self, call: Call[Any]) -> Any:
+    async def run(self, call: Call[Any], cancel: Callable[[], None] | None = None) -> Any:
+        """Run the call on a thread. `cancel` is called when it is to stop; the thread is waited for all the same."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[tuple[Any, BaseException | None]] = loop.create_future()
         self._jobs.put(partial(_run_in_thread, contextvars.copy_context(), call, loop, future))
@@ -114,7 +106,7 @@ class ThreadRunner:
         if self._busy > len(self._threads) and len(self._threads) < self._size:
             self._add_thread()
         try:
-            value, error = await _outlast_one_cancel(future)
+            value, error = await _outlast_one_cancel(future, cancel)
         finally:
             self._busy -= 1
         if error is not None:
@@ -137,13 +129,15 @@ class ThreadRunner:
 _numbers: Final = itertools.count(1)
 
 
-async def _outlast_one_cancel[T](future: asyncio.Future[T]) -> T:
+async def _outlast_one_cancel[T](future: asyncio.Future[T], cancel: Callable[[], None] | None) -> T:
     """Wait for a thread. It cannot be stopped, and its slot is free only when it is: so the first cancellation goes on
     waiting. A second one means that the worker itself ends and leaves the thread behind.
     """
     try:
         return await asyncio.shield(future)
     except asyncio.CancelledError:
+        if cancel is not None:
+            cancel()
         return await future
 
 

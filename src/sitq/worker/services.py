@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Awaitable
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, Final
 
@@ -12,8 +12,9 @@ from sitq.config import WorkerConfig
 from sitq.emitter import Emitter
 from sitq.errors import WorkerBusyError, WorkerError, WorkerStoppedError
 from sitq.events import WorkerStarted, WorkerStopped, WorkerStopping
+from sitq.executors import RunnerFactory
 from sitq.model import ReservedTask, TaskId
-from sitq.task import Call
+from sitq.worker.choice import Choice
 from sitq.worker.completer import Completer
 from sitq.worker.executor import Executor
 from sitq.worker.fetcher import Fetcher
@@ -21,8 +22,8 @@ from sitq.worker.heartbeat import Heartbeat
 from sitq.worker.maintenance import Pruner
 from sitq.worker.outbox import Outbox
 from sitq.worker.portrait import SelfPortrait
-from sitq.worker.run import Stop
-from sitq.worker.runners import AsyncRunner, ThreadRunner, is_coroutine_function
+from sitq.worker.processes import ProcessRunner
+from sitq.worker.run import Run, Stop
 from sitq.worker.slots import Slots
 from sitq.worker.ticker import Ticker
 
@@ -37,21 +38,32 @@ class Services:
     """The services of one run of a worker, wired together, with their start and their end."""
 
     def __init__(
-        self, config: WorkerConfig, backend: Backend, *, max_payload: int, until_idle: bool, emit: Emitter
+        self,
+        config: WorkerConfig,
+        backend: Backend,
+        *,
+        runners: Mapping[str, RunnerFactory],
+        max_payload: int,
+        until_idle: bool,
+        emit: Emitter,
     ) -> None:
         clock: Clock = SystemClock()
         self._backend = backend
         self._config = config
         self._emit = emit
         self._lease = timedelta(seconds=config.lease)
-        self._threads = ThreadRunner(config.concurrency)
-        self._coroutines = AsyncRunner()
+        children = config.processes.children or min(os.process_cpu_count() or 1, config.concurrency)
+        processes = ProcessRunner(
+            config.processes, size=children, max_payload=max_payload, clock=clock, begin=self._begin
+        )
+        self._choice = Choice(config, runners, processes)
         self._slots = Slots(config.concurrency)
         self._outbox = Outbox(config.id, backend, emit)
         self._completer = Completer(config.id, backend, emit, late=self._outbox.late)
         self.executor = Executor(
             config.id,
-            run_call=self._run_call,
+            run_call=self._choice.run,
+            check_executor=self._choice.check,
             report=self._completer.put,
             settled=self._completer.settled,
             interrupted=self._interrupted,
@@ -97,9 +109,8 @@ class Services:
         self._failure: BaseException | None = None
         self._taking: set[asyncio.Task[Any]] = set()
 
-    def _run_call(self, call: Call[Any]) -> Awaitable[Any]:
-        runner = self._coroutines if is_coroutine_function(call.func) else self._threads
-        return runner.run(call)
+    def _begin(self, run: Run) -> None:
+        self.executor.begin(run)
 
     async def start(self, *, fetch: bool) -> None:
         await self._heartbeat.start()
@@ -203,8 +214,7 @@ class Services:
             await self._completer.close()
         finally:
             await self._heartbeat.stop()
-            self._threads.close()
-            self._coroutines.close()
+            await self._choice.close()
             if self._loops:
                 self._emit(WorkerStopped(self._config.id))
 

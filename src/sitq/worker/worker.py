@@ -15,6 +15,7 @@ from sitq.config import (
 )
 from sitq.emitter import Emitter
 from sitq.errors import QueueEmptyError, WorkerStoppedError
+from sitq.executors import ProcessOptions, check_executor
 from sitq.handle import Result
 from sitq.model import TaskId
 from sitq.query import check_task_id
@@ -24,7 +25,8 @@ from sitq.worker.signals import stop_signals
 
 
 class Worker:
-    """Takes tasks from a queue and runs them: coroutine functions on the event loop, plain functions on threads.
+    """Takes tasks from a queue and runs them: coroutine functions on the event loop, plain functions on threads, and
+    either in child processes where that is asked for.
 
     Run it in a process of its own with `await worker.run()`, or beside an application with `async with Worker(queue):`.
     A worker object runs once.
@@ -41,6 +43,9 @@ class Worker:
         poll_interval: How often to look for work when nothing rings.
         shutdown_timeout: How long a stopping worker waits for running tasks before it cancels them and gives them back.
         max_tasks: Stop after so many tasks.
+        executor: Where plain functions run that were enqueued without `executor=`: `"thread"` (if not given),
+            `"process"`, `"async"`, or the name of a runner of the queue.
+        processes: How many child processes there are at most, or `ProcessOptions`.
         id: Name of the worker; host, process and a random part by default.
 
     Raises:
@@ -58,6 +63,8 @@ class Worker:
         poll_interval: Duration = DEFAULT_POLL_INTERVAL,
         shutdown_timeout: Duration = DEFAULT_SHUTDOWN_TIMEOUT,
         max_tasks: int | None = None,
+        executor: str | None = None,
+        processes: int | ProcessOptions | None = None,
         id: str | None = None,
     ) -> None:
         self.config: Final = worker_config(
@@ -69,6 +76,8 @@ class Worker:
             poll_interval=poll_interval,
             shutdown_timeout=shutdown_timeout,
             max_tasks=max_tasks,
+            executor=None if executor is None else check_executor(executor, queue.runners),
+            processes=processes,
         )
         self._queue = queue
         self._emit = Emitter(queue.emitter)
@@ -176,7 +185,12 @@ class Worker:
     def _make_services(self, *, until_idle: bool = False) -> Services:
         queue = self._queue
         return Services(
-            self.config, queue.backend, max_payload=queue.max_payload, until_idle=until_idle, emit=self._emit
+            self.config,
+            queue.backend,
+            runners=queue.runners,
+            max_payload=queue.max_payload,
+            until_idle=until_idle,
+            emit=self._emit,
         )
 
     async def _start(self, *, until_idle: bool = False) -> Services:

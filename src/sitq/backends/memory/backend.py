@@ -22,6 +22,7 @@ from sitq.clock import Clock, SystemClock
 from sitq.errors import BackendConnectionError, QueueFullError
 from sitq.model import (
     Completed,
+    Crashed,
     Enqueued,
     Failed,
     Heartbeat,
@@ -163,8 +164,8 @@ class MemoryBackend(Backend):
                 task = self._tasks.get(outcome.held.id)
                 if task is None or task.fence != outcome.held.fence:
                     stale.append(outcome.held)
-                elif task.status is Status.RUNNING:
-                    if isinstance(outcome, Retried):
+                elif records.is_held(task):
+                    if isinstance(outcome, Retried | Crashed):
                         self._notes.write(task, NoteKind.ATTEMPT, outcome.error, now)
                         noted.add(task.id)
                     if isinstance(outcome, Failed):
@@ -298,7 +299,7 @@ class MemoryBackend(Backend):
 
     def _running(self, held: Held) -> TaskRecord | None:
         task = self._tasks.get(held.id)
-        return task if task and task.fence == held.fence and task.status is Status.RUNNING else None
+        return task if task and task.fence == held.fence and records.is_held(task) else None
 
     def _put(self, task: TaskRecord) -> TaskRecord:
         """Store the task in place of its former self. Every change goes through here."""

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 from sitq.model import (
     Cancelled,
+    Crashed,
     Failed,
     NewTask,
     Outcome,
@@ -81,12 +82,19 @@ def handed_out(task: TaskRecord) -> ReservedTask:
     )
 
 
+def is_held(task: TaskRecord) -> bool:
+    """Whether somebody runs it: one that crashed is running until it is reserved again, by nobody."""
+    return task.status is Status.RUNNING and task.worker is not None
+
+
 def after(task: TaskRecord, outcome: Outcome, now: datetime) -> TaskRecord:
     match outcome:
         case Succeeded(_, result):
             task = replace(task, result=result, error=None)
         case Failed(error=error) | Retried(error=error):
             task = replace(task, error=error)
+        case Crashed(_, error):
+            return replace(task, error=error, worker=None, due_at=now)
         case Cancelled(_, error) | Released(_, _, error):
             # Without a reason of its own it leaves the error of the attempt before.
             task = replace(task, error=task.error if error is None else error)

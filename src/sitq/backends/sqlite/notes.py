@@ -29,7 +29,8 @@ class Written(NamedTuple):
 
 
 _RUNNING: Final = """
-SELECT id, fence, seq, attempt FROM sitq_tasks WHERE id IN (SELECT value FROM json_each(?)) AND status = 'running'
+SELECT id, fence, seq, attempt FROM sitq_tasks
+WHERE id IN (SELECT value FROM json_each(?)) AND status = 'running' AND worker IS NOT NULL
 """
 _LAST_POSITION: Final = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'sitq_notes'"
 _INSERT: Final = "INSERT INTO sitq_notes (position, seq, kind, attempt, at, data) VALUES (?, ?, ?, ?, ?, ?)"

@@ -17,6 +17,7 @@ from sitq.backends.sqlite.rows import Row
 from sitq.backends.sqlite.schema import MICROSECOND, micros
 from sitq.model import (
     Completed,
+    Crashed,
     Failed,
     Heartbeat,
     Held,
@@ -52,11 +53,7 @@ class Pulse:
 def heartbeat(db: sqlite3.Connection, pulse: Pulse, rings: Rings) -> tuple[Heartbeat, Written | None]:
     held = pulse.held
     found = rows.by_id(db, (one.id for one in held)) if held else {}
-    ours = {
-        one: row
-        for one in held
-        if (row := found.get(one.id)) and row.fence == one.fence and row.status == Status.RUNNING
-    }
+    ours = {one: row for one in held if (row := found.get(one.id)) and row.fence == one.fence and row.is_held}
     if ours:
         db.execute(_RENEW, (pulse.lease_end, json.dumps([row.seq for row in ours.values()])))
     written = notes.write(db, pulse.notes, pulse.now, rings)
@@ -82,7 +79,7 @@ def are_noted[T](db: sqlite3.Connection, answer: tuple[T, Written | None]) -> bo
 _SUCCEED: Final = """
 UPDATE sitq_tasks SET
     status = 'success', due_at = NULL, finished_at = ?1, expires_at = ?1 + result_ttl, result = ?2, error = NULL
-WHERE id = ?3 AND fence = ?4 AND status = 'running'
+WHERE id = ?3 AND fence = ?4 AND status = 'running' AND worker IS NOT NULL
 """
 _SUCCEED_PLAIN: Final = f"{_SUCCEED} AND limited IS NULL"
 _SUCCEED_ALIKE: Final = _SUCCEED_PLAIN.replace("id = ?3", "id IN (SELECT value FROM json_each(?3))")
@@ -96,6 +93,7 @@ UPDATE sitq_tasks SET
     status = 'pending', due_at = ?, attempt = attempt - ?, worker = NULL, started_at = NULL, error = coalesce(?, error)
 WHERE seq = ?
 """
+_CRASH: Final = "UPDATE sitq_tasks SET due_at = ?, worker = NULL, error = ? WHERE seq = ?"
 
 
 def complete(
@@ -139,10 +137,10 @@ def _complete_each(db: sqlite3.Connection, outcomes: Sequence[Outcome], now: int
             stale.append(held)
             continue
         status = leads_to(outcome, bool(row.cancel_requested))
-        if row.status == Status.RUNNING:
+        if row.is_held:
             _apply(db, row, outcome, status, now, rings)
-            found[row.id] = row._replace(status=status)
-            if row.limited is not None:
+            found[row.id] = row._replace(status=status, worker=None)
+            if row.limited is not None and status is not Status.RUNNING:
                 limited.append(row.seq)
         elif row.status != status:
             # Already ended under this fence. The same outcome again is a repeated message, another one is too late.
@@ -158,10 +156,13 @@ def _apply(
         db.execute(_SUCCEED, (now, outcome.result, *outcome.held))
         rings.tasks.append(row.id)
         return
-    if isinstance(outcome, Retried):
+    if isinstance(outcome, Retried | Crashed):
         notes.insert(db, [Entry(row.seq, NoteKind.ATTEMPT, row.attempt, now, outcome.error)])
         rings.tasks.append(row.id)
-    if status is Status.PENDING and isinstance(outcome, Retried | Released):
+    if isinstance(outcome, Crashed):
+        db.execute(_CRASH, (now, outcome.error, row.seq))
+        rings.queues.add(row.queue)
+    elif status is Status.PENDING and isinstance(outcome, Retried | Released):
         due_at = now if outcome.at is None else micros(outcome.at)
         db.execute(_GIVE_BACK, (due_at, isinstance(outcome, Released), outcome.error, row.seq))
         rings.queues.add(row.queue)

@@ -5,16 +5,18 @@ import sqlite3
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-from sitq.model import TaskId
+from sitq.model import Status, TaskId
 
 _ROWS: Final = """
-SELECT seq, id, fence, status, queue, cancel_requested, attempt, limited FROM sitq_tasks
+SELECT seq, id, fence, status, queue, cancel_requested, attempt, limited, worker FROM sitq_tasks
 WHERE id IN (SELECT value FROM json_each(?))
 """
 
 
 class Row(NamedTuple):
-    """The part of a task's row that decides what becomes of it. `limited` is None for a task without limits."""
+    """The part of a task's row that decides what becomes of it. `limited` is None for a task without limits, `worker`
+    for one that crashed and runs nowhere.
+    """
 
     seq: int
     id: TaskId
@@ -24,6 +26,11 @@ class Row(NamedTuple):
     cancel_requested: int
     attempt: int
     limited: int | None
+    worker: str | None
+
+    @property
+    def is_held(self) -> bool:
+        return self.status == Status.RUNNING and self.worker is not None
 
 
 def by_id(db: sqlite3.Connection, ids: Iterable[TaskId]) -> dict[TaskId, Row]:

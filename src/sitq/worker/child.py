@@ -1,0 +1,194 @@
+"""A child process of a worker: takes jobs, one at a time, and says what became of each.
+
+It decides what follows from an attempt, since the exception object is here, with the functions that the worker itself
+decides with. User code runs on the main thread.
+"""
+
+import asyncio
+import inspect
+import os
+import queue
+import socket
+import sys
+import threading
+import time
+from base64 import b64decode
+from contextlib import suppress
+from typing import Any, Final
+
+from sitq.clock import SystemClock
+from sitq.context import bind
+from sitq.emitter import Emitter
+from sitq.model import Held, NewNote, NoteKind, Outcome, ReservedTask
+from sitq.serialization import decode_call
+from sitq.task import Call, check_arguments, check_callable
+from sitq.worker import bounds
+from sitq.worker.fork import end_if_forked
+from sitq.worker.judge import judge_error, judge_value, park
+from sitq.worker.ownloop import OwnLoop, awaited
+from sitq.worker.run import Run, Stop, current_of
+from sitq.worker.runners import is_coroutine_function
+from sitq.worker.wire import ChildSetup, Ended, Job, Said, Sign, StopAsked, Wire
+
+_PROGRESS_INTERVAL: Final = 0.05
+
+_now: Final = SystemClock().now
+
+
+def main(link: int | str) -> None:
+    """Serve until told to end. `link` is the number of a socket, or one that was shared with this process."""
+    wire = Wire(_socket(link))
+    try:
+        _serve(wire, wire.receive())
+    except (OSError, EOFError):  # the worker is gone
+        bounds.end_now()
+
+
+def _serve(wire: Wire, setup: ChildSetup) -> None:
+    bounds.die_with(setup.worker)
+    bounds.outlast_signals()
+    bounds.limit_memory(setup.memory_limit)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):  # there may be none
+            stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    child = _Child(setup, wire)
+    threading.Thread(target=child.listen, name="sitq-listen", daemon=True).start()
+    wire.send(Sign.READY)
+    child.serve()
+
+
+def _socket(link: int | str) -> socket.socket:
+    if isinstance(link, str):
+        return socket.fromshare(b64decode(link))  # type: ignore[attr-defined,no-any-return]  # Windows
+    made = socket.socket(fileno=link)
+    made.set_inheritable(False)
+    return made
+
+
+class _Child:
+    """One attempt at a time. `listen` runs on a thread of its own, everything else on the main thread."""
+
+    def __init__(self, setup: ChildSetup, wire: Wire) -> None:
+        self._setup = setup
+        self._wire = wire
+        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._voice = _Voice(wire)
+        self._run: Run | None = None
+        self._loop: OwnLoop | None = None
+
+    def listen(self) -> None:
+        """Take what the worker sends. When it is gone, this process ends at once, whatever runs here."""
+        try:
+            while True:
+                match self._wire.receive():
+                    case StopAsked(held, why):
+                        self._stop(held, why)
+                    case job:
+                        self._jobs.put(job)
+                        if job is None:
+                            return
+        except EOFError:
+            bounds.end_now()
+
+    def serve(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            self._wire.send(Sign.BEGAN)
+            outcome = self._attempt(job.reserved)
+            del job
+            self._voice.flush()
+            for stream in (sys.stdout, sys.stderr):
+                with suppress(Exception):
+                    stream.flush()
+            self._wire.send(Ended(outcome, bounds.resident()))
+
+    def _attempt(self, reserved: ReservedTask) -> Outcome:
+        try:
+            call, context, rules = decode_call(reserved.payload)
+            check_callable(call.func)
+            check_arguments(call)
+        except Exception as error:  # of whatever has this name by now, too
+            return park(reserved, error, _now)
+        emit, most = _SILENT, self._setup.max_payload
+        run = Run(reserved, reserved.held, rules, time.monotonic(), self._voice.put, emit, most)
+        self._run = run
+        try:
+            return bind(current_of(run, context)).run(self._judged, run, call)
+        finally:
+            run.reported = True  # what it left behind has no say any more
+            self._run = self._loop = None
+
+    def _judged(self, run: Run, call: Call[Any]) -> Outcome:
+        pid = os.getpid()
+        try:
+            try:
+                value = self._call(run, call)
+            finally:
+                end_if_forked(pid)
+        except BaseException as error:
+            return judge_error(run, error, _now)
+        return judge_value(run, value, _now)
+
+    def _call(self, run: Run, call: Call[Any]) -> Any:
+        if not is_coroutine_function(call.func):
+            value = call.func(*call.args, **call.kwargs)
+            if not inspect.isawaitable(value):
+                return value
+            call = Call(awaited, (value,), {})
+        self._loop = OwnLoop(call)
+        if run.stopping:  # it was asked before there was a loop
+            raise asyncio.CancelledError
+        return self._loop.run()
+
+    def _stop(self, held: Held, why: Stop) -> None:
+        run = self._run
+        if run is not None and run.held == held and run.stop is None:
+            run.stop = why
+            if (loop := self._loop) is not None:
+                loop.cancel()
+
+
+class _Voice:
+    """What a task says, on its way to the worker. Of progress the last, a few times a second, the rest at once."""
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+        self._lock = threading.Lock()
+        self._progress: Said | None = None
+        self._said = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def put(self, note: NewNote) -> None:
+        said = Said(note.kind, note.data)
+        if note.kind is not NoteKind.PROGRESS:
+            self._wire.send(said)
+            return
+        with self._lock:
+            self._progress = said
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._serve, name="sitq-progress", daemon=True)
+                self._thread.start()
+        self._said.set()
+
+    def flush(self) -> None:
+        with self._lock:
+            said, self._progress = self._progress, None
+            if said is not None:  # inside, so that the next one does not overtake it
+                self._wire.send(said)
+
+    def _serve(self) -> None:
+        while True:
+            self._said.wait()
+            self._said.clear()
+            with suppress(OSError):  # the worker is gone, and this process soon
+                self.flush()
+            time.sleep(_PROGRESS_INTERVAL)
+
+
+class _Silent(Emitter):
+    """The worker tells of what happens here."""
+
+    def wants(self, kind: type[Any]) -> bool:
+        return False
+
+
+_SILENT: Final = _Silent()
