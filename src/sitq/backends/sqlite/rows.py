@@ -2,19 +2,29 @@
 
 import json
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 from sitq.model import TaskId
 
 _ROWS: Final = """
-SELECT seq, id, fence, status, queue, cancel_requested, attempt, limited FROM sitq_tasks
+SELECT seq, id, fence, status, queue, cancel_requested, attempt, limited, edges FROM sitq_tasks
 WHERE id IN (SELECT value FROM json_each(?))
+"""
+_CANCEL: Final = """
+UPDATE sitq_tasks SET
+    status = 'cancelled', due_at = NULL, finished_at = ?1, expires_at = ?1 + result_ttl
+WHERE seq IN (SELECT value FROM json_each(?2))
 """
 
 
 class Row(NamedTuple):
-    """The part of a task's row that decides what becomes of it. `limited` is None for a task without limits."""
+    """The part of a task's row that decides what becomes of it.
+
+    Attributes:
+        limited: None for a task without limits.
+        edges: None for a task on which none depends and that depends on none; else which of both, as bits.
+    """
 
     seq: int
     id: TaskId
@@ -24,7 +34,13 @@ class Row(NamedTuple):
     cancel_requested: int
     attempt: int
     limited: int | None
+    edges: int | None
 
 
 def by_id(db: sqlite3.Connection, ids: Iterable[TaskId]) -> dict[TaskId, Row]:
     return {row[1]: Row._make(row) for row in db.execute(_ROWS, (json.dumps(list(ids)),))}
+
+
+def cancel(db: sqlite3.Connection, seqs: Sequence[int], now: int) -> None:
+    """These become cancelled, which do not run."""
+    db.execute(_CANCEL, (now, json.dumps(seqs)))
