@@ -72,6 +72,8 @@ class GivenOptions(GivenDefaults, total=False):
     delay: Duration | None
     id: str | None
     context: Mapping[str, Any] | None
+    depends_on: str | Iterable[str] | None
+    on_parent_failure: Literal["cancel", "run"] | None
 
 
 DEFAULT_NAMES: Final = frozenset(GivenDefaults.__annotations__)
@@ -118,6 +120,11 @@ class TaskOptions:
         rate_limit: How often tasks may start, over all workers: `"100/minute"`, `"5/s"`, `"10/30s"`; 1 to 10,000
             starts in 1 ms to 30 days.
         rate_key: Who shares a `rate_limit`, which it needs; all tasks of the queue that have one if not given.
+        depends_on: Tasks, by handle or id, that have to succeed before this one starts. It gets no values of them:
+            for that, give handles as arguments. Excludes `debounce`.
+        on_parent_failure: What becomes of the task if one that it depends on, by `depends_on` or by an argument, fails
+            or is cancelled: it is cancelled as well with `"cancel"` (if not given), and runs all the same with `"run"`;
+            then it gets as the argument the exception that `handle.result()` would raise.
 
     Of what needs each other, one may come from `@task` and the other from the call.
 
@@ -148,6 +155,8 @@ class TaskOptions:
     concurrency_limit: int | None = None
     rate_limit: RateLimit | None = None
     rate_key: str | None = None
+    depends_on: tuple[str, ...] | None = None
+    on_parent_failure: Literal["cancel", "run"] | None = None
 
     def __init__(self, **given: Unpack[GivenOptions]) -> None:
         kept: dict[str, Any] = {}
@@ -261,6 +270,30 @@ def _unique_until(value: object) -> Until | timedelta:
         raise ValidationError(f"{error}; or 'start' or 'end'") from None
 
 
+def _depends_on(value: object) -> tuple[str, ...]:
+    fix = "give the handle or the id of a task, or several of them"
+    if isinstance(value, str):
+        value = (value,)
+    if not isinstance(value, Iterable) or isinstance(value, bytes | Mapping):
+        raise ValidationError(f"depends_on is {kind(value)}: {fix}")
+    ids: dict[str, None] = {}
+    for one in value:
+        if not isinstance(one, str):
+            raise ValidationError(f"depends_on has {kind(one)} in it: {fix}")
+        ids[label(one, "depends_on")] = None
+    return tuple(ids)
+
+
+def _on_parent_failure(value: object) -> str:
+    if value not in ("cancel", "run"):
+        raise ValidationError(
+            f"on_parent_failure is {kind(value)} of another value: give 'cancel' or 'run'"
+            if isinstance(value, str)
+            else f"on_parent_failure is {kind(value)}: give 'cancel' or 'run'"
+        )
+    return str(value)
+
+
 _CHECKS: Final[Mapping[str, Callable[[object], Any]]] = {
     "eta": partial(instant, name="eta", otherwise="use delay= for a duration"),
     "delay": partial(to_timedelta, name="delay"),
@@ -293,6 +326,8 @@ _CHECKS: Final[Mapping[str, Callable[[object], Any]]] = {
     "concurrency_limit": partial(integer, name="concurrency_limit", minimum=1, maximum=MAX_CONCURRENCY_LIMIT),
     "rate_limit": rate_limit,
     "rate_key": partial(_key, name="rate_key"),
+    "depends_on": _depends_on,
+    "on_parent_failure": _on_parent_failure,
 }
 
 # What both would say. Of two options that contradict each other the one that was given for the call wins.
@@ -301,6 +336,7 @@ _CONTRADICTIONS: Final = (
     ("debounce", "eta", "when to start"),
     ("debounce", "delay", "when to start"),
     ("debounce", "throttle", "which of several calls to run"),
+    ("debounce", "depends_on", "when to start"),
     ("unique_until", "debounce", "how long the key is held"),
     ("unique_until", "throttle", "how long the key is held"),
     ("retry", "max_retries", "how often to try"),

@@ -20,9 +20,9 @@ from sitq.cli.output import (
 from sitq.details import TaskDetails
 from sitq.errors import TaskNotFoundError, TaskTimeoutError
 from sitq.failure import ErrorInfo, decode_error
-from sitq.handle import Result
 from sitq.model import Stats, Status, TaskRecord
 from sitq.queue import TaskQueue
+from sitq.result import Result
 
 _LIMIT: Final = 100
 

@@ -42,7 +42,17 @@ from sitq.model import (
 from sitq.serialization import decode_call
 from sitq.task import Call, check_arguments, check_callable
 from sitq.worker.fork import end_if_forked
-from sitq.worker.judge import expire, judge_error, judge_value, left_behind, on_last_chance, park, refuse
+from sitq.worker.inputs import InputsMissingError
+from sitq.worker.judge import (
+    expire,
+    judge_error,
+    judge_value,
+    left_behind,
+    on_last_chance,
+    park,
+    put_off,
+    refuse,
+)
 from sitq.worker.outbox import Outbox
 from sitq.worker.run import Run, Stop
 from sitq.worker.slots import Slots
@@ -69,6 +79,7 @@ class Executor:
     Args:
         worker: Name of the worker, for events.
         run_call: Runs a decoded call; chooses the runner.
+        with_inputs: Gives a call the values of the tasks that it depends on.
         report: Where outcomes go, and what their tasks had still to say. Called once for each reserved task, unless its
             lease was lost.
         settled: Waits until what was reported by now is stored.
@@ -82,6 +93,7 @@ class Executor:
         worker: str,
         *,
         run_call: Callable[[Call[Any]], Awaitable[Any]],
+        with_inputs: Callable[[Call[Any], Sequence[TaskId]], Awaitable[Call[Any]]],
         report: Report,
         settled: Callable[[], Awaitable[object]],
         interrupted: Callable[[], bool],
@@ -94,6 +106,7 @@ class Executor:
         self._pid = os.getpid()
         self._worker = worker
         self._run_call = run_call
+        self._with_inputs = with_inputs
         self._report = report
         self._settled = settled
         self._interrupted = interrupted
@@ -176,7 +189,7 @@ class Executor:
         )
         if not task.done():
             run.task = task
-            if run.timer is None and not on_last_chance(reserved):
+            if run.timer is None and not (reserved.parents or on_last_chance(reserved)):
                 self._start_timer(run, rules.limit - run.duration)
         return task
 
@@ -253,14 +266,14 @@ class Executor:
         if self._emit.wants(TaskStarted):
             self._emit(TaskStarted(*self._about(reserved)))
         try:
-            if on_last_chance(reserved):
-                # Without a bound: if the worker dies before the others are given back, they are lost with this one.
-                await self._settled()
-                self._start_timer(run, run.rules.limit)  # not before: that was no time of the task
+            if reserved.parents or on_last_chance(reserved):
+                call = await self._prepare(run, call)
             try:
                 value = await self._run_call(call)
             finally:
                 end_if_forked(self._pid)
+        except InputsMissingError as error:
+            outcome = put_off(reserved, error.reason, self._now, unfinished=error.unfinished)
         except BaseException as error:
             if run.stop is None and isinstance(error, asyncio.CancelledError) and self._interrupted():
                 run.stop = Stop.RELEASE
@@ -276,6 +289,16 @@ class Executor:
         self._fewer.set()
         self._slots.give_back()
         self._look_for_leftovers(current)
+
+    async def _prepare(self, run: Run, call: Call[Any]) -> Call[Any]:
+        """What has to be done before a task may run. Its time begins after that."""
+        if on_last_chance(run.reserved):
+            # Without a bound: if the worker dies before the others are given back, they are lost with this one.
+            await self._settled()
+        if run.reserved.parents:
+            call = await self._with_inputs(call, run.reserved.parents)
+        self._start_timer(run, run.rules.limit)
+        return call
 
     def _about(self, reserved: ReservedTask) -> tuple[TaskId, str, str, int, str]:
         return reserved.id, reserved.name, reserved.queue, reserved.attempt, self._worker

@@ -33,6 +33,10 @@ PARKED_FOR: Final = timedelta(seconds=60)
 """How long a task at least waits that could not be loaded; up to twice that, so that they do not come together."""
 
 
+UNFINISHED_FOR: Final = timedelta(seconds=1)
+"""When to look again at a task that depends on one that got a new run."""
+
+
 def refuse(reserved: ReservedTask) -> Outcome | None:
     """The outcome of a task that must not run (again), whatever is in its payload; None if it may."""
     if reserved.cancel_requested:
@@ -58,6 +62,15 @@ def park(reserved: ReservedTask, error: Exception, now: Now) -> Outcome:
     """The outcome of a task that cannot be loaded here: another worker, or this one after a deploy, may know it."""
     again = now() + PARKED_FOR * random.uniform(1, 2)  # noqa: S311
     return Released(reserved.held, again, encode_error(error))
+
+
+def put_off(reserved: ReservedTask, error: Exception, now: Now, *, unfinished: bool) -> Outcome:
+    """The outcome of a task that cannot have the values that it depends on: as one that cannot be loaded.
+
+    Args:
+        unfinished: A task got a new run on which it depends. The storage lets it wait for that.
+    """
+    return Released(reserved.held, now() + UNFINISHED_FOR) if unfinished else park(reserved, error, now)
 
 
 def on_last_chance(reserved: ReservedTask) -> bool:

@@ -4,6 +4,7 @@ import asyncio
 import os
 from collections.abc import Awaitable
 from datetime import timedelta
+from functools import partial
 from typing import Any, Final
 
 from sitq.backends.base import Backend
@@ -18,6 +19,7 @@ from sitq.worker.completer import Completer
 from sitq.worker.executor import Executor
 from sitq.worker.fetcher import Fetcher
 from sitq.worker.heartbeat import Heartbeat
+from sitq.worker.inputs import with_inputs
 from sitq.worker.maintenance import Pruner
 from sitq.worker.outbox import Outbox
 from sitq.worker.portrait import SelfPortrait
@@ -52,6 +54,7 @@ class Services:
         self.executor = Executor(
             config.id,
             run_call=self._run_call,
+            with_inputs=partial(with_inputs, backend),
             report=self._completer.put,
             settled=self._completer.settled,
             interrupted=self._interrupted,
