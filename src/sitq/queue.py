@@ -453,7 +453,8 @@ class TaskQueue:
             queue, name, since, until: As in `find`.
 
         Returns the ids of those that got one. A task in another state stays as it is, and so does one whose unique key
-        another task holds by now.
+        another task holds by now, or one that depends on a task that failed and gets no new run here. Those that were
+        cancelled with a task do not come back with it: `status=["failed", "cancelled"]` takes all of them.
 
         Raises:
             ValidationError: Neither ids nor a filter, or both.
@@ -474,7 +475,10 @@ class TaskQueue:
         since: datetime | None = None,
         until: datetime | None = None,
     ) -> int:
-        """Delete failed and cancelled tasks, chosen as in `requeue`. Tells how many."""
+        """Delete failed and cancelled tasks, chosen as in `requeue`. Tells how many.
+
+        One on which others depend that stay, and have not succeeded, stays as well.
+        """
         query = selection(ids, status=status, queue=queue, name=name, since=since, until=until)
         return await discard_all(await self._ready(), query)
 

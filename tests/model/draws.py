@@ -116,8 +116,13 @@ class Drawn(NamedTuple):
         bounds = self.bounds if focus is None else focus
         unbound: dict[str, Any] = dict.fromkeys(BOUNDS - bounds - {"edges"})
         if "edges" in bounds:
-            parents = [*known, "unknown"] if len(known) < 3 else known
-            unbound["edges"] = tuple(Edge(parents[-1 - n % len(parents)], of) for n, of in self.edges)
+            # Mostly those that are there, the newest first.
+            edges = [
+                Edge("unknown" if n == 15 else known[-1 - n % len(known)], of)
+                for n, of in self.edges
+                if known
+            ]
+            unbound["edges"] = tuple(edges)
         return self.task._replace(
             due_at=None if self.delay is None else now + self.delay,
             **{"unique": self.task.unique._replace(until=until), **unbound},

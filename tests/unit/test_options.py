@@ -319,7 +319,7 @@ def test_metadata_of_the_largest_size() -> None:
         ("retries", "'max_retries'"),
         ("time_out", "'timeout'"),
         ("ratelimit", "'rate_limit'"),
-        ("zzz", "there are concurrency_key, concurrency_limit, context, debounce, delay, eta"),
+        ("zzz", "there are concurrency_key, concurrency_limit, context, debounce, delay, depends_on"),
     ],
 )
 def test_unknown_names_get_a_hint(name: str, hint: str) -> None:

@@ -31,8 +31,6 @@ type Now = Callable[[], datetime]
 
 PARKED_FOR: Final = timedelta(seconds=60)
 """How long a task at least waits that could not be loaded; up to twice that, so that they do not come together."""
-
-
 UNFINISHED_FOR: Final = timedelta(seconds=1)
 """When to look again at a task that depends on one that got a new run."""
 
