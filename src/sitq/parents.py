@@ -39,8 +39,8 @@ def replaced(call: Call[Any], kinds: frozenset[type], replace: Callable[[Any], A
             return all_of(value)
         return tuple(all_of(value)) if type(value) is tuple else value
 
-    kwargs = {name: inside(value) for name, value in call.kwargs.items()}
-    return Call(call.func, tuple(map(inside, call.args)), kwargs)
+    args = tuple(map(inside, call.args))
+    return Call(call.func, args, {name: inside(value) for name, value in call.kwargs.items()})
 
 
 _MARKERS = frozenset({Parent})

@@ -31,8 +31,6 @@ type Now = Callable[[], datetime]
 
 PARKED_FOR: Final = timedelta(seconds=60)
 """How long a task at least waits that could not be loaded; up to twice that, so that they do not come together."""
-UNFINISHED_FOR: Final = timedelta(seconds=1)
-"""When to look again at a task that depends on one that got a new run."""
 
 
 def refuse(reserved: ReservedTask) -> Outcome | None:
@@ -66,9 +64,9 @@ def put_off(reserved: ReservedTask, error: Exception, now: Now, *, unfinished: b
     """The outcome of a task that cannot have the values that it depends on: as one that cannot be loaded.
 
     Args:
-        unfinished: A task got a new run on which it depends. The storage lets it wait for that.
+        unfinished: A task got a new run on which it depends. The storage lets it wait for the end of that.
     """
-    return Released(reserved.held, now() + UNFINISHED_FOR) if unfinished else park(reserved, error, now)
+    return Released(reserved.held) if unfinished else park(reserved, error, now)
 
 
 def on_last_chance(reserved: ReservedTask) -> bool:
