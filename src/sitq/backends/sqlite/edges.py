@@ -21,7 +21,7 @@ from sitq.model import Edge, Status, TaskId
 HAS_PARENTS: Final = 1
 HAS_CHILDREN: Final = 2
 
-MET: Final = 0
+MET: Final = None
 OPEN: Final = 1
 REFUSED: Final = 2
 
@@ -122,7 +122,7 @@ def _mask(accepts: Iterable[Status]) -> int:
     return sum(_BITS[status] for status in accepts if status in _BITS)
 
 
-def _hold(status: str, accepts: Collection[Status]) -> int:
+def _hold(status: str, accepts: Collection[Status]) -> int | None:
     if not Status(status).finished:
         return OPEN
     return MET if status in accepts else REFUSED
@@ -131,10 +131,12 @@ def _hold(status: str, accepts: Collection[Status]) -> int:
 # -- When a parent ends ----------------------------------------------------------------------------
 
 _SETTLE: Final = """
-UPDATE sitq_edges SET holds = CASE WHEN accepts & ? THEN 0 ELSE 2 END
+UPDATE sitq_edges SET holds = CASE WHEN accepts & ? THEN NULL ELSE 2 END
 WHERE parent IN (SELECT value FROM json_each(?))
 """
-_HOLDS: Final = "SELECT max(holds) FROM sitq_edges INDEXED BY sitq_holding WHERE child = ? AND holds > 0"
+_HOLDS: Final = (
+    "SELECT max(holds) FROM sitq_edges INDEXED BY sitq_holding WHERE child = ? AND holds IS NOT NULL"
+)
 _WHO_WAITED: Final = f"""
 SELECT t.seq, t.id, t.queue, t.edges, ({_HOLDS.replace("?", "t.seq")})
 FROM sitq_tasks AS t
@@ -152,7 +154,7 @@ _BLAME: Final = """
 UPDATE sitq_dependents SET due_at = NULL, cancelled_by = (
     SELECT coalesce(p.cancelled_by, e.parent_id)
     FROM sitq_edges AS e INDEXED BY sitq_holding LEFT JOIN sitq_dependents AS p ON p.seq = e.parent
-    WHERE e.child = sitq_dependents.seq AND e.holds > 0 AND e.holds = 2 ORDER BY e.position LIMIT 1
+    WHERE e.child = sitq_dependents.seq AND e.holds = 2 ORDER BY e.position LIMIT 1
 )
 WHERE seq IN (SELECT value FROM json_each(?))
 """
@@ -202,16 +204,15 @@ def forgo(db: sqlite3.Connection, seqs: Sequence[int]) -> None:
 # -- When one becomes pending again ----------------------------------------------------------------
 
 
-# What is said twice lets the planner see that the index serves.
 _IS_OPEN: Final = """
-SELECT 1 FROM sitq_edges INDEXED BY sitq_holding WHERE child = ? AND holds > 0 AND holds = 1 LIMIT 1
+SELECT 1 FROM sitq_edges INDEXED BY sitq_holding WHERE child = ? AND holds = 1 LIMIT 1
 """
 
 
-def holds(db: sqlite3.Connection, seq: int) -> int:
+def holds(db: sqlite3.Connection, seq: int) -> int | None:
     """What the parents of a task make of it: `MET`, `OPEN` or `REFUSED`."""
     [[held]] = db.execute(_HOLDS, (seq,)).fetchall()
-    return held or MET
+    return None if held is None else int(held)
 
 
 def is_open(db: sqlite3.Connection, seq: int) -> bool:

@@ -135,7 +135,8 @@ CREATE INDEX sitq_starts_at ON sitq_starts (rate, at);
 
 # One row in `sitq_dependents` for each task that has parents; while it waits, its `due_at` lies there. `holds` says of
 # an edge whether it keeps its child from running: 1 while the parent has not finished, 2 when that ended in a state
-# that `accepts` (a bit for each) does not allow. So whether a child may go is one seek, however many parents it has.
+# that `accepts` (a bit for each) does not allow, and nothing when it is met. So whether a child may go is one seek,
+# however many parents it has.
 _EDGES: Final = """
 CREATE TABLE sitq_dependents (
     seq INTEGER PRIMARY KEY,
@@ -150,11 +151,11 @@ CREATE TABLE sitq_edges (
     parent INTEGER NOT NULL,
     parent_id TEXT NOT NULL,
     accepts INTEGER NOT NULL,
-    holds INTEGER NOT NULL,
+    holds INTEGER,
     PRIMARY KEY (child, position)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX sitq_children ON sitq_edges (parent, child);
-CREATE INDEX sitq_holding ON sitq_edges (child, holds) WHERE holds > 0;
+CREATE INDEX sitq_holding ON sitq_edges (child, holds) WHERE holds IS NOT NULL;
 """
 
 _STORE: Final = """
