@@ -31,5 +31,5 @@ def test_nothing_is_lost_by_killing_workers() -> None:
     assert kills == KILLS
     assert pauses > 0
     assert runs >= acknowledged / 2 > 0
-    for what in ("requeued", "retries", "lines", "ticks"):
+    for what in ("requeued", "retries", "lines", "ticks", "followed", "cancelled"):
         assert re.search(rf"[1-9]\d* {what}\b", out), out
