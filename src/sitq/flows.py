@@ -17,7 +17,9 @@ def chain[A, R](first: Call[A], then: Callable[[A], Awaitable[R]], /) -> Call[R]
 @overload
 def chain[A, R](first: Call[A], then: Callable[[A], R], /) -> Call[R]: ...
 @overload
-def chain(first: Call[Any], /, *then: Callable[..., Any]) -> Call[Any]: ...
+def chain(
+    first: Call[Any], then: Callable[..., Any], after: Callable[..., Any], /, *more: Callable[..., Any]
+) -> Call[Any]: ...
 def chain(first: Call[Any], /, *then: Callable[..., Any]) -> Call[Any]:
     """Return a call for each function in turn: `chain(call(fetch, url), parse, partial(save, table="pages"))`.
 
@@ -42,15 +44,7 @@ def chain(first: Call[Any], /, *then: Callable[..., Any]) -> Call[Any]:
     return last
 
 
-@overload
-def group[R](calls: Iterable[Call[R]], /) -> Call[list[R]]: ...
-@overload
-def group[R](calls: Iterable[TaskHandle[R]], /) -> Call[list[R]]: ...
-@overload
-def group[R](calls: Iterable[SyncTaskHandle[R]], /) -> Call[list[R]]: ...
-@overload
-def group(calls: Iterable[Any], /) -> Call[list[Any]]: ...
-def group(calls: Iterable[Any], /) -> Call[list[Any]]:
+def group[R](calls: Iterable[Call[R] | TaskHandle[R] | SyncTaskHandle[R]], /) -> Call[list[R]]:
     """Return a call that gives the values of all these calls, or tasks by their handles, as a list in their order.
 
     The calls are tasks of their own, side by side; the list is the result of one more, and so no larger than
@@ -64,14 +58,15 @@ def group(calls: Iterable[Any], /) -> Call[list[Any]]:
         raise ValidationError(
             f"calls is a {type(calls).__qualname__}: give calls, as in [call(func, 1), call(func, 2)]"
         )
-    members = list(calls)
+    members: list[Any] = list(calls)
     for member in members:
         if not isinstance(member, Call | TaskHandle | SyncTaskHandle):
             raise ValidationError(
                 f"group got a value of type {type(member).__qualname__}: give calls, as in "
                 "group([call(func, 1), call(func, 2)]), or handles"
             )
-    return call(gathered, members)
+    made: Call[list[R]] = call(gathered, members)
+    return made
 
 
 async def gathered(values: list[Any]) -> list[Any]:
