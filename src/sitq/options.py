@@ -285,13 +285,10 @@ def _depends_on(value: object) -> tuple[str, ...]:
 
 
 def _on_parent_failure(value: object) -> str:
-    if value not in ("cancel", "run"):
-        raise ValidationError(
-            f"on_parent_failure is {kind(value)} of another value: give 'cancel' or 'run'"
-            if isinstance(value, str)
-            else f"on_parent_failure is {kind(value)}: give 'cancel' or 'run'"
-        )
-    return str(value)
+    if not isinstance(value, str) or value not in ("cancel", "run"):
+        what = "an unknown name" if isinstance(value, str) else kind(value)
+        raise ValidationError(f"on_parent_failure is {what}: give 'cancel' or 'run'")
+    return value
 
 
 _CHECKS: Final[Mapping[str, Callable[[object], Any]]] = {

@@ -211,6 +211,8 @@ def test_a_task_that_was_cancelled_with_another(cli: Cli) -> None:
     assert re.search(r"^cancelled_by: +p03$", text, re.MULTILINE)
     assert re.search(r"^parents: +p00, p01, .*p09, and 2 more$", text, re.MULTILINE)
     assert "parents" not in cli.run("tasks", "show", "p00")
+    why = "because task p03, on which it depends, was cancelled"
+    assert cli.run("result", "child", code=1) == f"sitq: task child was cancelled {why}\n"
     assert cli.json("status")["queues"][0]["counts"]["waiting"] == 0
 
 

@@ -127,6 +127,29 @@ def test_the_arguments_of_the_caller_are_left_as_they_are() -> None:
     assert type(mine[0]) is TaskHandle
 
 
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"depends_on": 5}, "depends_on is an int: give the handle or the id"),
+        ({"depends_on": b"a"}, "depends_on is a bytes: give the handle"),
+        ({"depends_on": {"a": 1}}, "depends_on is a dict: give the handle"),
+        ({"depends_on": ["a", None]}, "depends_on has None in it: give the handle"),
+        ({"depends_on": [call(work)]}, "depends_on has a Call in it: give the handle"),
+        ({"depends_on": ""}, "depends_on has 0 characters: give a non-empty str"),
+        ({"on_parent_failure": "skip"}, "on_parent_failure is an unknown name: give 'cancel' or 'run'"),
+        ({"on_parent_failure": 5}, "on_parent_failure is an int: give 'cancel' or 'run'"),
+        ({"depends_on": "a", "debounce": 1}, "debounce and depends_on both say when to start"),
+    ],
+)
+def test_options_that_cannot_be_used(options: dict[str, Any], text: str) -> None:
+    with pytest.raises(ValidationError, match=text):
+        TaskOptions(**options)
+
+
+def test_no_parents_are_no_dependency() -> None:
+    assert steps(call(work, 1), depends_on=[])[0].edges == ()
+
+
 # -- Calls in calls --------------------------------------------------------------------------------
 
 

@@ -264,7 +264,8 @@ def _result(arguments: argparse.Namespace) -> int:
         case Status.FAILED:
             raise CommandError(f"task {result.id} failed: {result.error_type}: {result.error}")
         case Status.CANCELLED:
-            raise CommandError(f"task {result.id} was cancelled")
+            why = f" because {result.error}" if result.cancelled_by else ""
+            raise CommandError(f"task {result.id} was cancelled{why}")
         case _:
             hint = "wait longer" if arguments.timeout else "wait with --timeout"
             raise CommandError(f"task {result.id} is {result.status}, it has no result yet: {hint}")
