@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TextIO
 
 from benchmarks import report
+from benchmarks.dependent import dependent
 from benchmarks.drain import drain
 from benchmarks.due import due
 from benchmarks.enqueue import enqueue
@@ -35,6 +36,7 @@ BENCHMARKS: dict[str, Callable[[Scale], AsyncIterator[Figure]]] = {
     "progress": progress,
     "due": due,
     "processes": processes,
+    "dependent": dependent,
 }
 
 

@@ -9,6 +9,7 @@ from sitq.errors import (
     BackendError,
     BackendSchemaError,
     BackendTimeoutError,
+    ParentNotFoundError,
     PayloadTooLargeError,
     ProcessStartError,
     QueueClosedError,
@@ -33,10 +34,13 @@ from sitq.errors import (
 )
 from sitq.executors import ProcessOptions, Runner
 from sitq.failure import ErrorInfo
-from sitq.handle import Result, SyncTaskHandle, TaskHandle
+from sitq.flows import chain, group
+from sitq.handle import SyncTaskHandle, TaskHandle
+from sitq.links import result_of
 from sitq.model import QueueStats, Stats, Status, TaskRecord, WorkerInfo, WorkerRecord
 from sitq.progress import Progress
 from sitq.queue import TaskQueue
+from sitq.result import Result
 from sitq.retry import RetryPolicy
 from sitq.schedules import ScheduleRecord
 from sitq.stream import Streamed
@@ -71,6 +75,9 @@ __all__ = [
     "Task",
     "call",
     "Call",
+    "chain",
+    "group",
+    "result_of",
     "current_task",
     "CurrentTask",
     "RetryPolicy",
@@ -87,6 +94,7 @@ __all__ = [
     "ValidationError",
     "TaskError",
     "TaskNotFoundError",
+    "ParentNotFoundError",
     "ResultExpiredError",
     "TaskTimeoutError",
     "TaskFailedError",

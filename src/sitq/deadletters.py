@@ -74,11 +74,14 @@ async def _pages(backend: Backend, query: TaskQuery) -> AsyncGenerator[list[Task
 
 async def requeue_all(backend: Backend, query: TaskQuery) -> list[TaskRecord]:
     """Give what matches a new run, in batches. Returns those that got one, as they were."""
+    found = [task async for page in _pages(backend, query) for task in page]
+    # The oldest first: a task that depends on others gets its run only after they have theirs.
+    found.sort(key=lambda task: task.seq)
     done: list[TaskRecord] = []
-    async for page in _pages(backend, query):
+    for some in batched(found, _BATCH, strict=False):
         # What changed since it was read is the storage's to refuse.
-        requeued = set(await backend.requeue([task.id for task in page]))
-        done += [task for task in page if task.id in requeued]
+        requeued = set(await backend.requeue([task.id for task in some]))
+        done += [task for task in some if task.id in requeued]
     return done
 
 

@@ -18,6 +18,8 @@ _NOT_REPEATED: Final = {
     "unique_until": "each tick is unique: overlap= says what becomes of one that comes too early",
     "debounce": "the schedule says when",
     "throttle": "the schedule says when",
+    "depends_on": "a task of a tick depends on none: enqueue what depends on each other inside the task",
+    "on_parent_failure": "a task of a tick depends on none",
 }
 
 

@@ -5,7 +5,7 @@ from typing import Any, Protocol, overload
 
 from sitq.handle import TaskHandle
 from sitq.options import TaskOptions
-from sitq.task import Call
+from sitq.task import Call, made_call
 
 
 class Enqueue(Protocol):
@@ -22,6 +22,8 @@ class Enqueuer:
         self._options = options
 
     @overload
+    async def enqueue[R](self, call: Call[R], /) -> TaskHandle[R]: ...
+    @overload
     async def enqueue[**P, R](
         self, func: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
     ) -> TaskHandle[R]: ...
@@ -29,10 +31,9 @@ class Enqueuer:
     async def enqueue[**P, R](
         self, func: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs
     ) -> TaskHandle[R]: ...
-    async def enqueue(self, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> TaskHandle[Any]:
+    async def enqueue(self, func: Any, /, *args: Any, **kwargs: Any) -> TaskHandle[Any]:
         """As `TaskQueue.enqueue`, except that every keyword belongs to the function."""
-        made: Call[Any] = Call(func, args, kwargs)
-        return (await self._enqueue([made], self._options))[0]
+        return (await self._enqueue([made_call(func, args, kwargs)], self._options))[0]
 
     async def enqueue_many[R](self, calls: Iterable[Call[R]], /) -> list[TaskHandle[R]]:
         """As `TaskQueue.enqueue_many`."""

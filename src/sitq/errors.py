@@ -32,6 +32,18 @@ class TaskNotFoundError(TaskError, LookupError):
         return type(self), (self.task_id,)
 
 
+class ParentNotFoundError(TaskNotFoundError, ValidationError):
+    """A task was to depend on one that is not in this store. Nothing was stored."""
+
+    def __init__(self, task_id: str) -> None:
+        Exception.__init__(
+            self,
+            f"there is no task {task_id!r} to depend on, by depends_on or as an argument: enqueue it first, into the "
+            "same store, and before its result_ttl has passed. str(handle) passes the plain id. Nothing was stored",
+        )
+        self.task_id = task_id
+
+
 class ResultExpiredError(TaskNotFoundError):
     """The task was stored and is gone: its `result_ttl` passed after its end, or it was removed by hand."""
 

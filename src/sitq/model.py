@@ -6,12 +6,13 @@ A task lives through these states. `due_at` is the one clock of a task: the next
 schedule, a lease and a heartbeat are all writes to it, so nothing has to move tasks from one list to another.
 
     waiting -> pending      its last parent finished
+    waiting -> cancelled    a parent ended in a state that it does not accept
     pending -> running      reserved: attempt + 1, a new fence
     running -> running      its lease ran out, or its run crashed, and a worker reserved it: crashes + 1, a new fence
-    running -> pending      retried, or released by a worker that stops
+    running -> pending      retried, or released by a worker that stops; waiting, if a parent got a new run meanwhile
     running -> success | failed | cancelled
     waiting | pending -> cancelled
-    failed | cancelled -> pending   requeued: a new run
+    failed | cancelled -> pending   requeued: a new run; waiting, if it depends on others that have not finished
 """
 
 from collections.abc import Collection, Mapping
@@ -91,6 +92,16 @@ class Rate(NamedTuple):
     period: timedelta
 
 
+ONLY_SUCCESS: Final = frozenset({Status.SUCCESS})
+
+
+class Edge(NamedTuple):
+    """A task waits until `parent` has finished. If that ends in a state outside `accepts`, the task is cancelled."""
+
+    parent: TaskId
+    accepts: frozenset[Status] = ONLY_SUCCESS
+
+
 class NewTask(NamedTuple):
     """A task to store.
 
@@ -105,6 +116,7 @@ class NewTask(NamedTuple):
         metadata: A JSON object for people and filters; never interpreted.
         unique: The key that it takes, if it is free.
         concurrency, rate: What bounds its start; the storage reserves it when both allow.
+        edges: What it waits for. Parents are stored before it, so there are no cycles.
     """
 
     id: TaskId
@@ -119,6 +131,7 @@ class NewTask(NamedTuple):
     unique: Unique | None = None
     concurrency: Concurrency | None = None
     rate: Rate | None = None
+    edges: tuple[Edge, ...] = ()
 
 
 class Enqueued(NamedTuple):
@@ -150,6 +163,7 @@ class ReservedTask(NamedTuple):
         attempt: Counts tries, from 1. A release gives it back; the fence never goes back.
         crashes: How many earlier reservations ended in a lost lease.
         cancel_requested: Somebody asked to cancel it while an earlier worker had it.
+        parents: The tasks that it waited for, in the order of its edges.
     """
 
     id: TaskId
@@ -162,6 +176,7 @@ class ReservedTask(NamedTuple):
     max_crashes: int = DEFAULT_MAX_CRASHES
     metadata: Mapping[str, Any] | None = None
     cancel_requested: bool = False
+    parents: tuple[TaskId, ...] = ()
 
     @property
     def held(self) -> Held:
@@ -234,7 +249,10 @@ type Outcome = Succeeded | Failed | Retried | Cancelled | Released | Crashed
 
 
 def leads_to(outcome: Outcome, cancel_requested: bool) -> Status:
-    """The state that a running task ends in. One that was asked to cancel does not become pending again."""
+    """The state that a running task comes to. One that was asked to cancel does not become pending again.
+
+    One that becomes pending waits, if a parent of it has not finished.
+    """
     match outcome:
         case Succeeded():
             return Status.SUCCESS
@@ -309,7 +327,9 @@ class TaskRecord:
 
     Attributes:
         seq: Position in the order of enqueueing; the cursor of `TaskQuery.before`.
-        due_at: While pending the earliest start, while running the end of the lease, None afterwards.
+        due_at: While waiting and pending the earliest start, while running the end of the lease, None afterwards.
+        parents: The tasks that it depends on, in the order of its edges; those that are gone, too.
+        cancelled_by: The task that failed or was cancelled, and this one depends on it, maybe by way of others.
         payload, result, error: Encoded; present only when the query asked for bytes.
     """
 
@@ -333,6 +353,8 @@ class TaskRecord:
     unique: Unique | None = None
     concurrency: Concurrency | None = None
     rate: Rate | None = None
+    parents: tuple[TaskId, ...] = ()
+    cancelled_by: TaskId | None = None
     payload: bytes | None = field(default=None, repr=False)
     result: bytes | None = field(default=None, repr=False)
     error: bytes | None = field(default=None, repr=False)

@@ -73,6 +73,8 @@ class GivenOptions(GivenDefaults, total=False):
     delay: Duration | None
     id: str | None
     context: Mapping[str, Any] | None
+    depends_on: str | Iterable[str] | None
+    on_parent_failure: Literal["cancel", "run"] | None
 
 
 DEFAULT_NAMES: Final = frozenset(GivenDefaults.__annotations__)
@@ -122,6 +124,11 @@ class TaskOptions:
         executor: Where the task runs: `"async"` on the worker's event loop, `"thread"` on a thread of it, `"process"`
             in a child process of it, or the name of a runner of the queue. If not given, a coroutine function runs on
             the loop and a plain function where the worker says, on a thread unless it says otherwise.
+        depends_on: Tasks, by handle or id, that have to succeed before this one starts. It gets no values of them:
+            for that, give handles as arguments. Excludes `debounce`.
+        on_parent_failure: What becomes of the task if one that it depends on, by `depends_on` or by an argument, fails
+            or is cancelled: it is cancelled as well with `"cancel"` (if not given), and runs all the same with `"run"`;
+            then it gets as the argument the exception that `handle.result()` would raise.
 
     Of what needs each other, one may come from `@task` and the other from the call.
 
@@ -153,6 +160,8 @@ class TaskOptions:
     rate_limit: RateLimit | None = None
     rate_key: str | None = None
     executor: str | None = None
+    depends_on: tuple[str, ...] | None = None
+    on_parent_failure: Literal["cancel", "run"] | None = None
 
     def __init__(self, **given: Unpack[GivenOptions]) -> None:
         kept: dict[str, Any] = {}
@@ -266,6 +275,27 @@ def _unique_until(value: object) -> Until | timedelta:
         raise ValidationError(f"{error}; or 'start' or 'end'") from None
 
 
+def _depends_on(value: object) -> tuple[str, ...]:
+    fix = "give the handle or the id of a task, or several of them"
+    if isinstance(value, str):
+        value = (value,)
+    if not isinstance(value, Iterable) or isinstance(value, bytes | Mapping):
+        raise ValidationError(f"depends_on is {kind(value)}: {fix}")
+    ids: dict[str, None] = {}
+    for one in value:
+        if not isinstance(one, str):
+            raise ValidationError(f"depends_on has {kind(one)} in it: {fix}")
+        ids[label(one, "depends_on")] = None
+    return tuple(ids)
+
+
+def _on_parent_failure(value: object) -> str:
+    if not isinstance(value, str) or value not in ("cancel", "run"):
+        what = "an unknown name" if isinstance(value, str) else kind(value)
+        raise ValidationError(f"on_parent_failure is {what}: give 'cancel' or 'run'")
+    return value
+
+
 _CHECKS: Final[Mapping[str, Callable[[object], Any]]] = {
     "eta": partial(instant, name="eta", otherwise="use delay= for a duration"),
     "delay": partial(to_timedelta, name="delay"),
@@ -300,6 +330,8 @@ _CHECKS: Final[Mapping[str, Callable[[object], Any]]] = {
     "rate_key": partial(_key, name="rate_key"),
     # Which ones there are is known to the queue.
     "executor": partial(label, name="executor"),
+    "depends_on": _depends_on,
+    "on_parent_failure": _on_parent_failure,
 }
 
 # What both would say. Of two options that contradict each other the one that was given for the call wins.
@@ -308,6 +340,7 @@ _CONTRADICTIONS: Final = (
     ("debounce", "eta", "when to start"),
     ("debounce", "delay", "when to start"),
     ("debounce", "throttle", "which of several calls to run"),
+    ("debounce", "depends_on", "when to start"),
     ("unique_until", "debounce", "how long the key is held"),
     ("unique_until", "throttle", "how long the key is held"),
     ("retry", "max_retries", "how often to try"),

@@ -19,13 +19,15 @@ from sitq.enqueuer import Enqueuer
 from sitq.errors import QueueClosedError, TaskNotFoundError, TaskTimeoutError, ValidationError
 from sitq.events import Event, EventHandler, TaskEnqueued, TaskRequeued
 from sitq.executors import RunnerFactory, check_executor, check_runners
-from sitq.handle import Result, TaskHandle, result_of
+from sitq.handle import TaskHandle
 from sitq.ids import new_id
+from sitq.links import depends, is_linked, unfold
 from sitq.model import (
     DEFAULT_MAX_CRASHES,
     DEFAULT_QUEUE,
     DEFAULT_RESULT_TTL,
     NOTES_KEPT,
+    Edge,
     NewTask,
     Stats,
     Status,
@@ -37,6 +39,7 @@ from sitq.model import (
 )
 from sitq.options import UNSET, GivenDefaults, GivenOptions, TaskOptions
 from sitq.query import check_task_id, task_query
+from sitq.result import Result, as_result
 from sitq.schedule import Misfire, Overlap, make_schedule
 from sitq.schedules import (
     ScheduleRecord,
@@ -48,7 +51,7 @@ from sitq.schedules import (
 )
 from sitq.serialization import encode_call
 from sitq.stream import Streamed, stream
-from sitq.task import Call, Task, check_arguments, check_callable, has_parameter
+from sitq.task import Call, Task, check_arguments, check_callable, checked_call, has_parameter, made_call
 from sitq.terms import NO_TERMS, terms
 
 DEFAULT_PATH: Final = "sitq.db"
@@ -159,6 +162,8 @@ class TaskQueue:
     # -- Putting tasks in --------------------------------------------------------------------------
 
     @overload
+    async def enqueue[R](self, call: Call[R], /, *, eta: datetime | None = None) -> TaskHandle[R]: ...
+    @overload
     async def enqueue[R](
         self, func: Callable[..., Coroutine[Any, Any, R]], /, *args: Any, eta: datetime | None, **kwargs: Any
     ) -> TaskHandle[R]: ...
@@ -174,24 +179,28 @@ class TaskQueue:
     async def enqueue[**P, R](
         self, func: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs
     ) -> TaskHandle[R]: ...
-    async def enqueue(
-        self, func: Callable[..., Any], /, *args: Any, eta: Any = None, **kwargs: Any
-    ) -> TaskHandle[Any]:
+    async def enqueue(self, func: Any, /, *args: Any, eta: Any = None, **kwargs: Any) -> TaskHandle[Any]:
         """Store a call. When this returns the task is durable.
 
         Args:
-            func: Any callable: `def`, `async def`, lambda, class, bound method, `@task`.
-            args, kwargs: Its arguments.
+            func: Any callable: `def`, `async def`, lambda, class, bound method, `@task`. Or a `call(func, ...)`, alone.
+            args, kwargs: Its arguments. A handle or a `call(...)` among them, or as an element of a list, tuple or dict
+                among them, stands for the result of that task: this one waits for it and gets the value. Calls become
+                tasks of their own, stored together with this one. `str(handle)` passes the plain id.
             eta: Earliest start, an aware datetime. With it type checkers do not check the arguments; `options(eta=...)`
                 keeps them checked and offers everything else.
 
         Raises:
             ValidationError: Not a callable, arguments that do not fit it, a naive `eta`.
+            ParentNotFoundError: A handle among the arguments is of a task that is not in this store.
             TaskSerializationError: An argument cannot be pickled; the message names it.
             PayloadTooLargeError: The encoded call is larger than `max_payload`.
             QueueClosedError: The queue is closed.
             BackendError: The storage failed; unless its class says otherwise the outcome is unknown.
         """
+        if isinstance(func, Call):
+            options = _NO_OPTIONS if eta is None else TaskOptions(eta=eta)
+            return (await self._enqueue([made_call(func, args, kwargs)], options))[0]
         if has_parameter(func, "eta"):
             raise ValidationError(
                 "this function has a parameter of its own named `eta`, which enqueue() would take as "
@@ -200,6 +209,8 @@ class TaskQueue:
             )
         made: Call[Any] = Call(func, args, kwargs)
         options = _NO_OPTIONS if eta is None else TaskOptions(eta=eta)
+        if is_linked(made):
+            return (await self._enqueue([made], options))[0]
         task = self._new_task(made, options)
         backend = self.backend if self._open else await self._ready()
         [stored] = await backend.enqueue([task], max_pending=self._bounds([task]))
@@ -224,10 +235,14 @@ class TaskQueue:
             raise ValidationError(
                 f"calls is a {type(calls).__qualname__}: give calls, as in [call(func, 1), call(func, 2)]"
             )
-        tasks = [self._new_task(call, options) for call in calls]
-        if options.id is not None and len(tasks) > 1:
-            raise ValidationError(f"id is {options.id!r} for {len(tasks)} tasks: give an id to one task only")
-        return await self._store(tasks)
+        calls = [checked_call(call) for call in calls]
+        if options.id is not None and len(calls) > 1:
+            raise ValidationError(f"id is {options.id!r} for {len(calls)} tasks: give an id to one task only")
+        if not depends(options, calls):
+            return await self._store([self._new_task(call, options) for call in calls])
+        steps, places = unfold(calls, options)
+        handles = await self._store([self._new_task(*step) for step in steps])
+        return [handles[place] for place in places]
 
     async def _store(self, tasks: list[NewTask]) -> list[TaskHandle[Any]]:
         backend = self.backend if self._open else await self._ready()
@@ -247,12 +262,13 @@ class TaskQueue:
             return {task.queue: self._max_pending for task in tasks}
         return self._max_pending
 
-    def _new_task(self, call: Call[Any], given: TaskOptions) -> NewTask:
-        if not isinstance(call, Call):
-            raise ValidationError(
-                f"enqueue_many got a {type(call).__qualname__}: give calls, as in "
-                f"enqueue_many([call(func, 1), call(func, 2)])"
-            )
+    def _new_task(
+        self,
+        call: Call[Any],
+        given: TaskOptions,
+        task_id: TaskId | None = None,
+        edges: tuple[Edge, ...] = (),
+    ) -> NewTask:
         check_callable(call.func)
         check_arguments(call)
         func: Any = call.func
@@ -263,8 +279,12 @@ class TaskQueue:
             known = terms(options, name=name, queue=queue, now=datetime.now(UTC))
             if known.rules.executor is not None:
                 check_executor(known.rules.executor, self.runners)
+        if edges and known.unique is not None and known.unique.replace:
+            raise ValidationError(
+                f"debounce of {name} and a task that it depends on both say when to start: give one of them"
+            )
         return NewTask(
-            new_id() if options.id is None else options.id,
+            task_id or options.id or new_id(),
             name,
             encode_call(call, options.context, max_payload=self.max_payload, rules=known.rules),
             queue,
@@ -276,6 +296,7 @@ class TaskQueue:
             known.unique,
             known.concurrency,
             known.rate,
+            edges,
         )
 
     # -- Looking at them ---------------------------------------------------------------------------
@@ -293,9 +314,13 @@ class TaskQueue:
             TaskSerializationError: The value cannot be read here: its module is missing, or another Python wrote it.
         """
         if timeout is None:
-            return result_of(await self._record(task_id, with_bytes=True))
-        check_task_id(task_id)
-        return result_of(await self._ended(task_id, seconds(timeout, "timeout")))
+            record = await self._record(task_id, with_bytes=True)
+        else:
+            check_task_id(task_id)
+            record = await self._ended(task_id, seconds(timeout, "timeout"))
+        if record.cancelled_by is None:
+            return as_result(record)
+        return as_result(record, await self.backend.get_result(record.cancelled_by))
 
     async def _ended(self, task_id: TaskId, wait: float) -> TaskRecord:
         """The record of a task, once it has finished. Raises `TaskTimeoutError` if that takes longer than `wait`."""
@@ -436,7 +461,8 @@ class TaskQueue:
             queue, name, since, until: As in `find`.
 
         Returns the ids of those that got one. A task in another state stays as it is, and so does one whose unique key
-        another task holds by now.
+        another task holds by now, or one that depends on a task that failed and gets no new run here. Those that were
+        cancelled with a task do not come back with it: `status=["failed", "cancelled"]` takes all of them.
 
         Raises:
             ValidationError: Neither ids nor a filter, or both.
@@ -457,7 +483,10 @@ class TaskQueue:
         since: datetime | None = None,
         until: datetime | None = None,
     ) -> int:
-        """Delete failed and cancelled tasks, chosen as in `requeue`. Tells how many."""
+        """Delete failed and cancelled tasks, chosen as in `requeue`. Tells how many.
+
+        One on which others depend that stay, and have not succeeded, stays as well.
+        """
         query = selection(ids, status=status, queue=queue, name=name, since=since, until=until)
         return await discard_all(await self._ready(), query)
 
@@ -544,6 +573,11 @@ class TaskQueue:
         """
         given = make_schedule(name, cron=cron, every=every, tz=tz, misfire=misfire, overlap=overlap)
         new = declared(given, call, TaskOptions(**options))
+        if is_linked(call):
+            raise ValidationError(
+                "call has a handle or a call among its arguments, and a schedule makes it again and again: enqueue "
+                "what depends on each other inside the task"
+            )
         backend = await self._ready()
         await self._save([new])
         return await find_schedule(backend, name, datetime.now(UTC))

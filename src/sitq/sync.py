@@ -20,11 +20,12 @@ from sitq.enqueuer import Enqueuer
 from sitq.errors import BackendConnectionError, QueueError
 from sitq.events import EventHandler
 from sitq.executors import RunnerFactory
-from sitq.handle import Result, SyncTaskHandle, TaskHandle
+from sitq.handle import SyncTaskHandle, TaskHandle
 from sitq.loop import LoopThread, closed, refuse_on_loop
 from sitq.model import Stats, Status, TaskId, TaskRecord, WorkerRecord
 from sitq.options import GivenDefaults, GivenOptions
 from sitq.queue import DEFAULT_MAX_PAYLOAD, DEFAULT_PATH, TaskQueue
+from sitq.result import Result
 from sitq.schedule import Misfire, Overlap
 from sitq.schedules import ScheduleRecord
 from sitq.stream import Streamed
@@ -134,6 +135,8 @@ class SyncTaskQueue:
     # -- Putting tasks in --------------------------------------------------------------------------
 
     @overload
+    def enqueue[R](self, call: Call[R], /, *, eta: datetime | None = None) -> SyncTaskHandle[R]: ...
+    @overload
     def enqueue[R](
         self, func: Callable[..., Coroutine[Any, Any, R]], /, *args: Any, eta: datetime | None, **kwargs: Any
     ) -> SyncTaskHandle[R]: ...
@@ -149,9 +152,7 @@ class SyncTaskQueue:
     def enqueue[**P, R](
         self, func: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs
     ) -> SyncTaskHandle[R]: ...
-    def enqueue(
-        self, func: Callable[..., Any], /, *args: Any, eta: Any = None, **kwargs: Any
-    ) -> SyncTaskHandle[Any]:
+    def enqueue(self, func: Any, /, *args: Any, eta: Any = None, **kwargs: Any) -> SyncTaskHandle[Any]:
         """As `TaskQueue.enqueue`. When this returns the task is durable."""
         return self._handle(self._call(lambda: self._queue.enqueue(func, *args, eta=eta, **kwargs)))
 
@@ -346,6 +347,8 @@ class SyncEnqueuer:
         self._handle = handle
 
     @overload
+    def enqueue[R](self, call: Call[R], /) -> SyncTaskHandle[R]: ...
+    @overload
     def enqueue[**P, R](
         self, func: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
     ) -> SyncTaskHandle[R]: ...
@@ -353,7 +356,7 @@ class SyncEnqueuer:
     def enqueue[**P, R](
         self, func: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs
     ) -> SyncTaskHandle[R]: ...
-    def enqueue(self, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> SyncTaskHandle[Any]:
+    def enqueue(self, func: Any, /, *args: Any, **kwargs: Any) -> SyncTaskHandle[Any]:
         """As `SyncTaskQueue.enqueue`, except that every keyword belongs to the function."""
         return self._handle(self._call(lambda: self._enqueuer.enqueue(func, *args, **kwargs)))
 

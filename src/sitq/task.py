@@ -172,6 +172,31 @@ def call(func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Call[Any]:
     return made
 
 
+def checked_call(call: Any) -> Call[Any]:
+    """Return what was given among calls. Raises `ValidationError` if it is none."""
+    if isinstance(call, Call):
+        return call
+    raise ValidationError(
+        f"enqueue_many got a {type(call).__qualname__}: give calls, as in enqueue_many([call(func, 1), call(func, 2)])"
+    )
+
+
+def made_call(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call[Any]:
+    """Return the call of a function with its arguments; a call is one already.
+
+    Raises:
+        ValidationError: Arguments beside a call.
+    """
+    if not isinstance(func, Call):
+        return Call(func, args, kwargs)
+    if args or kwargs:
+        raise ValidationError(
+            f"this is a call of {func.name}, which has its arguments: pass the call alone, or the function with all "
+            "arguments"
+        )
+    return func
+
+
 def function_name(func: Any) -> str:
     """Return what to call a function: `Task.name`, else `module.qualname` of what will run."""
     if type(func) is FunctionType:
@@ -201,7 +226,9 @@ def check_callable(func: Any) -> None:
         name = func.__name__
         raise ValidationError(f"this is {name}(...), already called: pass {name} and its arguments")
     if isinstance(func, Call):
-        raise ValidationError("a Call is for enqueue_many; here, pass the function and its arguments")
+        raise ValidationError(
+            "a Call is for enqueue and enqueue_many; here, pass the function and its arguments"
+        )
     if not callable(func):
         kind = type(func).__qualname__
         raise ValidationError(f"cannot call a value of type {kind}: pass a function and its arguments")

@@ -63,6 +63,13 @@ def test_table_and_json_of_a_real_run(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 @pytest.mark.usefixtures("small")
+async def test_tasks_that_wait_are_compared_with_some_that_do_not(tmp_path: Path) -> None:
+    figures = [figure async for figure in cli.BENCHMARKS["dependent"](Scale(True, tmp_path))]
+    assert [figure.name for figure in figures] == ["a fan-in of 10", "a chain of 10"]
+    assert all(figure.value > 0 and figure.limit for figure in figures)
+
+
+@pytest.mark.usefixtures("small")
 async def test_stored_rows_are_compared_with_none(tmp_path: Path) -> None:
     figures = [figure async for figure in cli.BENCHMARKS["stored"](Scale(True, tmp_path))]
     assert [figure.name.split(", ")[1] for figure in figures] == [

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sqlite3
 import stat
 from contextlib import closing
@@ -197,6 +198,22 @@ def test_a_full_page_says_how_to_go_on(cli: Cli) -> None:
 def test_mistakes_when_listing(cli: Cli, arguments: list[str], message: str) -> None:
     cli.run("enqueue", "app:add", 1)
     assert message in cli.run("tasks", "list", *arguments, code=2)
+
+
+def test_a_task_that_was_cancelled_with_another(cli: Cli) -> None:
+    with cli.queue("sitq.db") as queue:
+        parents = [queue.options(id=f"p{number:02}").enqueue(len, "abc") for number in range(12)]
+        queue.options(id="child", depends_on=parents).enqueue(len, "abc")
+        queue.cancel("p03")
+    data = cli.json("tasks", "show", "child")
+    assert (data["status"], data["cancelled_by"], len(data["parents"])) == ("cancelled", "p03", 12)
+    text = cli.run("tasks", "show", "child")
+    assert re.search(r"^cancelled_by: +p03$", text, re.MULTILINE)
+    assert re.search(r"^parents: +p00, p01, .*p09, and 2 more$", text, re.MULTILINE)
+    assert "parents" not in cli.run("tasks", "show", "p00")
+    why = "because task p03, on which it depends, was cancelled"
+    assert cli.run("result", "child", code=1) == f"sitq: task child was cancelled {why}\n"
+    assert cli.json("status")["queues"][0]["counts"]["waiting"] == 0
 
 
 def test_a_failed_task(cli: Cli) -> None:

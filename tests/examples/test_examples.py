@@ -58,6 +58,7 @@ def promised(example: str) -> list[str]:
         "limits",
         "processes",
         "own_runner",
+        "pipeline",
     ],
 )
 def test_prints_what_it_promises(example: str, tmp_path: Path) -> None:

@@ -32,6 +32,10 @@ def echo(value: Any) -> Any:
     return value
 
 
+def names_of(values: list[Any]) -> list[str]:
+    return [type(value).__name__ for value in values]
+
+
 def about() -> tuple[Any, ...]:
     task = current_task()
     return task.name, task.queue, task.attempt, task.crashes, dict(task.metadata), dict(task.context)

@@ -397,3 +397,11 @@ async def test_memory_is_bounded(queue: TaskQueue) -> None:
         assert await result(await queue.enqueue(tasks.keep, 150 * mebi)) == first
         assert await result(await queue.enqueue(tasks.pid)) != first, "it held more than half of the limit"
     assert not events.of(TaskCrashed)
+
+
+async def test_values_of_parents_reach_a_child_process(queue: TaskQueue) -> None:
+    async with working(queue):
+        fine = await queue.enqueue(tasks.echo, 3)
+        bad = await queue.options(executor="thread").enqueue(tasks.fail_oddly)
+        both = await queue.options(on_parent_failure="run").enqueue(tasks.names_of, [fine, bad])
+        assert await both.result(timeout=PATIENCE) == ["int", "TaskFailedError"]

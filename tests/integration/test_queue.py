@@ -250,7 +250,7 @@ BAD_CALLS: dict[str, Callable[[TaskQueue], Any]] = {
     "None": lambda queue: queue.enqueue(None),  # type: ignore[call-overload]
     "a name": lambda queue: queue.enqueue("add"),  # type: ignore[call-overload]
     "already called": lambda queue: queue.enqueue(add_async(1)),  # type: ignore[call-overload]
-    "a call": lambda queue: queue.enqueue(call(add, 1)),
+    "a call with arguments": lambda queue: queue.enqueue(call(add, 1), 2),  # type: ignore[call-overload]
     "a generator function": lambda queue: queue.enqueue(generator),
     "too many arguments": lambda queue: queue.enqueue(add, 1, 2, 3),
     "an unknown argument": lambda queue: queue.enqueue(add, 1, c=2),

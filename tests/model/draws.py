@@ -1,15 +1,18 @@
 """What the histories are made of: few names and short spans, so that everything meets everything."""
 
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 from hypothesis import strategies as st
 
 from sitq.model import (
+    FINISHED,
+    ONLY_SUCCESS,
     Cancelled,
     Concurrency,
     Crashed,
+    Edge,
     Failed,
     Held,
     NewTask,
@@ -18,7 +21,9 @@ from sitq.model import (
     Rate,
     Released,
     Retried,
+    Status,
     Succeeded,
+    TaskId,
     Unique,
     Until,
     WorkerInfo,
@@ -81,23 +86,44 @@ _rates = st.builds(
 )
 
 
-BOUNDS = frozenset({"unique", "concurrency", "rate"})
+_accepts = st.sampled_from(
+    [
+        *[ONLY_SUCCESS] * 4,
+        *[FINISHED] * 2,
+        frozenset({Status.SUCCESS, Status.FAILED}),
+        frozenset({Status.FAILED, Status.CANCELLED}),
+        frozenset[Status](),
+    ]
+)
+_edges = st.lists(st.tuples(st.integers(0, 15), _accepts), max_size=3)
+
+BOUNDS = frozenset({"unique", "concurrency", "rate", "edges"})
 # What the tasks of one history are bound by; None leaves it to each of them. Those that share a kind meet more often.
-focuses = st.sampled_from([None, None, BOUNDS, {"unique"}, {"concurrency"}, {"rate"}])
+focuses = st.sampled_from([None, None, BOUNDS, {"unique"}, {"concurrency"}, {"rate"}, *[{"edges"}] * 3])
 
 
 class Drawn(NamedTuple):
-    """A task without its instants, how far from now they are, and by what it is bound."""
+    """A task without its instants, how far from now they are, by what it is bound, and the numbers of its parents."""
 
     task: NewTask
     delay: timedelta | None
     until: Until | timedelta
     bounds: Set[str]
+    edges: list[tuple[int, frozenset[Status]]]
 
-    def at(self, now: datetime, focus: Set[str] | None) -> NewTask:
+    def at(self, now: datetime, focus: Set[str] | None, known: Sequence[TaskId]) -> NewTask:
         assert self.task.unique is not None
         until = self.until if isinstance(self.until, Until) else now + self.until
-        unbound: dict[str, Any] = dict.fromkeys(BOUNDS - (self.bounds if focus is None else focus))
+        bounds = self.bounds if focus is None else focus
+        unbound: dict[str, Any] = dict.fromkeys(BOUNDS - bounds - {"edges"})
+        if "edges" in bounds:
+            # Mostly those that are there, the newest first.
+            edges = [
+                Edge("unknown" if n == 15 else known[-1 - n % len(known)], of)
+                for n, of in self.edges
+                if known
+            ]
+            unbound["edges"] = tuple(edges)
         return self.task._replace(
             due_at=None if self.delay is None else now + self.delay,
             **{"unique": self.task.unique._replace(until=until), **unbound},
@@ -120,7 +146,7 @@ def new_tasks(draw: st.DrawFn) -> Drawn:
         rate=draw(_rates),
     )
     delay = draw(st.one_of(st.none(), st.none(), spans, st.just(timedelta(seconds=-10))))
-    return Drawn(task, delay, draw(_untils), draw(st.sets(st.sampled_from(sorted(BOUNDS)))))
+    return Drawn(task, delay, draw(_untils), draw(st.sets(st.sampled_from(sorted(BOUNDS)))), draw(_edges))
 
 
 def outcome(kind: type[Outcome], held: Held, at: datetime | None, now: datetime, data: bytes) -> Outcome:

@@ -7,12 +7,14 @@ from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
+from sitq.errors import ParentNotFoundError, QueueFullError
 from sitq.model import (
     FINISHED,
     NOTES_KEPT,
     Cancelled,
     Concurrency,
     Crashed,
+    Edge,
     Failed,
     Held,
     NewNote,
@@ -60,7 +62,7 @@ class Start:
     kept_until: datetime
 
 
-@dataclass
+@dataclass(eq=False)
 class Row:
     """What a task should look like. `order` stands for `seq`, of which only the order matters."""
 
@@ -91,6 +93,25 @@ class Row:
     holds: bool = True
     keep_for: timedelta = timedelta(0)
     notes: list[Said] = field(default_factory=list[Said])
+    edges: list[tuple["Row", frozenset[Status]]] = field(default_factory=list[Any])
+    cancelled_by: TaskId | None = None
+
+    @property
+    def parents(self) -> tuple[TaskId, ...]:
+        return tuple(parent.id for parent, _ in self.edges)
+
+    @property
+    def waits(self) -> bool:
+        return any(parent.status not in FINISHED for parent, _ in self.edges)
+
+    @property
+    def culprit(self) -> TaskId | None:
+        """The first parent that ended as one of the edges to it does not accept, or who had that cancelled."""
+        for parent, _ in self.edges:
+            accepts = [accepted for other, accepted in self.edges if other is parent]
+            if parent.status in FINISHED and any(parent.status not in accepted for accepted in accepts):
+                return parent.cancelled_by or parent.id
+        return None
 
     def end(self, status: Status, now: datetime) -> None:
         self.status, self.due_at, self.finished_at = status, None, now
@@ -129,6 +150,7 @@ class Model:
         self.documents: dict[str, bytes] = {}
         self.enqueued = self.said = self.stale = 0
         self.newest_fence = 0
+        self.ended: list[Row] = []  # in this call
 
     def running(self) -> list[Held]:
         return [Held(row.id, row.fence) for row in self.rows.values() if row.is_held]
@@ -153,47 +175,100 @@ class Model:
 
     def enqueue(
         self, tasks: Sequence[NewTask], max_pending: Mapping[str, int], now: datetime
-    ) -> list[tuple[TaskId, bool]] | str:
-        """The answers, or the name of the first queue that would be too full."""
+    ) -> list[tuple[TaskId, bool]] | QueueFullError | ParentNotFoundError:
+        """The answers, or what is wrong."""
         before = {task_id: copy(row) for task_id, row in self.rows.items()}
-        answers = [self._enqueue_one(task, now) for task in tasks]
-        new = [task.queue for task, (_, created) in zip(tasks, answers, strict=True) if created]
-        pending = Counter(row.queue for row in self.rows.values() if row.status is Status.PENDING)
-        for queue in dict.fromkeys(new):
-            if pending[queue] > max_pending.get(queue, len(self.rows)):
-                self.rows = before
-                return queue
+        try:
+            answers = self._enqueue_all(tasks, now)
+            new = [
+                row.queue for row in self.rows.values() if row.id not in before and row.status == "pending"
+            ]
+            pending = Counter(row.queue for row in self.rows.values() if row.status is Status.PENDING)
+            for queue in dict.fromkeys(new):
+                if pending[queue] > max_pending.get(queue, len(self.rows)):
+                    raise QueueFullError(queue, max_pending[queue])
+        except (QueueFullError, ParentNotFoundError) as error:
+            self.rows = {task_id: self.rows[task_id] for task_id in before}
+            for task_id, row in before.items():  # in place: others have it as their parent
+                vars(self.rows[task_id]).update(vars(row))
+            return error
         for row in self.rows.values():
             if row.id not in before:
                 self.look_back(row)
         return answers
 
-    def _enqueue_one(self, task: NewTask, now: datetime) -> tuple[TaskId, bool]:
+    def _enqueue_all(self, tasks: Sequence[NewTask], now: datetime) -> list[tuple[TaskId, bool]]:
+        answers: list[tuple[TaskId, bool]] = []
+        names: dict[TaskId, TaskId] = {}
+        for task in tasks:
+            parents: list[Edge] = [
+                edge._replace(parent=names.get(edge.parent, edge.parent)) for edge in task.edges
+            ]
+            answers.append(self._enqueue_one(task, parents, now))
+            names[task.id] = answers[-1][0]
+        return answers
+
+    def _enqueue_one(self, task: NewTask, edges: Sequence[Edge], now: datetime) -> tuple[TaskId, bool]:
         due_at = task.due_at or now
         if task.id in self.rows:
             return task.id, False
         holder = None if task.unique is None else self.holder(task.unique.key, now)
         if holder is not None:
             assert task.unique is not None
-            if task.unique.replace and holder.status is Status.PENDING and not holder.fence:
+            alone = not task.edges and not holder.edges
+            if task.unique.replace and holder.status is Status.PENDING and not holder.fence and alone:
                 holder.payload, holder.due_at = task.payload, due_at
             return holder.id, False
+        for edge, asked in zip(edges, task.edges, strict=True):
+            if edge.parent not in self.rows:
+                raise ParentNotFoundError(asked.parent)
         self.enqueued += 1
-        self.rows[task.id] = Row(
+        row = self.rows[task.id] = Row(
             self.enqueued, task.id, task.name, task.queue, task.priority, task.max_crashes, task.payload,
             task.metadata, now, due_at, task.result_ttl, task.unique, task.concurrency, task.rate,
         )  # fmt: skip
+        row.edges = [(self.rows[parent], accepts) for parent, accepts in edges]
+        self._follow_one(row, now)
         return task.id, True
+
+    def _follow_one(self, row: Row, now: datetime) -> None:
+        """What its parents make of a task that would be pending."""
+        if (culprit := row.culprit) is not None:
+            row.cancelled_by = culprit
+            row.end(Status.CANCELLED, now)
+        else:
+            row.status = Status.WAITING if row.waits else Status.PENDING
+
+    def follow(self, now: datetime) -> None:
+        """What becomes of those that waited for what has ended, and of those that waited for them."""
+        while self.ended:
+            ended, self.ended = self.ended, []
+            after: list[tuple[Row, TaskId | None]] = []
+            for row in self.rows.values():
+                waited = row.status is Status.WAITING and any(parent in ended for parent, _ in row.edges)
+                if waited and (row.culprit or not row.waits):
+                    after.append((row, row.culprit))
+            for row, culprit in after:
+                if culprit is None:
+                    assert row.due_at is not None
+                    row.status, row.due_at = Status.PENDING, max(now, row.due_at)
+                else:
+                    row.cancelled_by = culprit
+                    row.end(Status.CANCELLED, now)
+                    self.ended.append(row)
 
     def requeue(self, ids: Iterable[TaskId], now: datetime) -> list[TaskId]:
         again: list[TaskId] = []
-        for row in (self.rows[task_id] for task_id in dict.fromkeys(ids) if task_id in self.rows):
-            if row.status not in (Status.FAILED, Status.CANCELLED):
+        known = [self.rows[task_id] for task_id in set(ids) if task_id in self.rows]
+        for row in sorted(known, key=lambda row: row.order):
+            if row.status not in (Status.FAILED, Status.CANCELLED) or row.culprit:
                 continue
             if row.unique is not None and self.holder(row.unique.key, now) not in (None, row):
                 continue
             self.write_down(row, NoteKind.REQUEUED, row.error or b"", now)
             row.status, row.due_at, row.attempt, row.crashes = Status.PENDING, now, 0, 0
+            row.status = Status.WAITING if row.waits else Status.PENDING
+            row.cancelled_by = None
             row.worker = row.started_at = row.finished_at = row.error = None
             row.cancel_requested, row.holds, row.keep_for = False, True, timedelta(0)
             self.look_back(row)
@@ -227,7 +302,11 @@ class Model:
 
     def unfinished(self, queues: Sequence[str] | None) -> list[Row]:
         """The tasks that one may be handed from these queues, in the order of `reserve`."""
-        rows = [row for row in self.rows.values() if row.due_at and row.queue not in self.paused]
+        rows = [
+            row
+            for row in self.rows.values()
+            if row.status in (Status.PENDING, Status.RUNNING) and row.queue not in self.paused
+        ]
         asked = [row for row in rows if queues is None or row.queue in queues]
         return sorted(asked, key=lambda row: (row.priority, row.due_at, row.order))
 
@@ -271,7 +350,7 @@ class Model:
             return False
         status = ENDS.get(type(outcome), Status.CANCELLED if row.cancel_requested else Status.PENDING)
         if not row.is_held:
-            return row.status is status
+            return row.status is status or (row.status, status) == (Status.WAITING, Status.PENDING)
         if isinstance(outcome, Retried | Crashed):
             self.write_down(row, NoteKind.ATTEMPT, outcome.error, now)
         if isinstance(outcome, Succeeded):
@@ -281,8 +360,10 @@ class Model:
         row.keep_for = outcome.keep_for if isinstance(outcome, Failed) else timedelta(0)
         if status in FINISHED:
             row.end(status, now)
+            self.ended.append(row)
         elif isinstance(outcome, Retried | Released):
             row.status, row.due_at, row.worker, row.started_at = status, outcome.at or now, None, None
+            row.status = Status.WAITING if row.waits else status
             row.attempt -= isinstance(outcome, Released)
         elif isinstance(outcome, Crashed):
             row.due_at, row.worker = now, None
@@ -293,8 +374,10 @@ class Model:
         for row in rows:
             if row.status is Status.RUNNING:
                 row.cancel_requested = True
-            elif row.status is Status.PENDING:
+            elif row.status not in FINISHED:
                 row.end(Status.CANCELLED, now)
+                self.ended.append(row)
+        self.follow(now)
         return {row.id: row.status for row in rows}
 
     def may_go(self, ids: Iterable[TaskId] | None, now: datetime) -> set[TaskId]:
@@ -303,12 +386,21 @@ class Model:
         for worker in dead:
             del self.workers[worker]
         over = {row.id: row for row in self.rows.values() if row.finished_at is not None}
-        return {
+        may_go = {
             row.id
             for row in over.values()
             if not (row.until_instant is not None and row.until_instant > now and row.holds)
             if (row.id in ids if ids is not None else row.is_over(now))
         }
+        while needed := {task_id for task_id in may_go if self.needed_by(task_id) - may_go}:
+            may_go -= needed
+        return may_go
+
+    def needed_by(self, task_id: TaskId) -> set[TaskId]:
+        """Those that depend on a task and have not succeeded."""
+        parent = self.rows[task_id]
+        children = [row for row in self.rows.values() if any(one is parent for one, _ in row.edges)]
+        return {row.id for row in children if row.status is not Status.SUCCESS}
 
     # -- What is said --
 

@@ -27,6 +27,8 @@ from sitq import (
     ValidationError,
     Worker,
     call,
+    group,
+    result_of,
 )
 from sitq.events import TaskEnqueued, TaskStarted, TaskSucceeded
 from tests.support import PATIENCE
@@ -65,6 +67,17 @@ async def test_a_task_goes_through_all_methods(tmp_path: Path) -> None:
             "default": {Status.SUCCESS: 1},
             "other": {Status.FAILED: 1},
         }
+
+
+async def test_tasks_that_depend_on_others(tmp_path: Path) -> None:
+    path = tmp_path / "app.db"
+    with SyncTaskQueue(path) as queue:
+        root = queue.enqueue(math.sqrt, 81.0)
+        again = queue.enqueue(call(math.sqrt, result_of(root)))
+        both = queue.options(depends_on=root).enqueue(group([root, again]))
+        await work_off(path)
+        assert both.result(timeout=5) == [9.0, 3.0]
+        assert queue.get(both).parents == (root, again)
 
 
 def test_cancel(queue: SyncTaskQueue) -> None:

@@ -152,6 +152,8 @@ def torture(folder: Path, *, kills: int, seconds: float | None, seed: int) -> in
         f"{sum(one.kind == 'Retried' for one in history.sent)} retries, "
         f"{sum(one.kind == 'Crashed' for one in history.sent)} crashes told, {len(history.noted)} lines, "
         f"{sum('tick' in task.meta for task in history.final)} ticks, "
+        f"{sum(bool(task.parents) and task.status == 'success' for task in history.final)} followed, "
+        f"{sum(task.cancelled_by is not None for task in history.final)} cancelled with others, "
         f"integrity {history.integrity}, {time.monotonic() - began:.0f} s"
     )
     for problem in problems[:50]:

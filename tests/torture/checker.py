@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from tests.torture.entries import History, Ran, by_id, reservations
+from tests.torture.kin import dependencies_hold
 from tests.torture.spans import ENDS, limits_hold
 from tests.torture.tries import attempts_are_bounded, requeued_run_again, ticks_come_once, tries_are_counted
 
@@ -28,6 +29,7 @@ def check(history: History) -> list[str]:
         *limits_hold(history),
         *_notes_come_from_current_fences(history),
         *ticks_come_once(history),
+        *dependencies_hold(history),
         *([] if history.integrity == "ok" else [f"integrity_check says {history.integrity}"]),
     ]
 

@@ -96,6 +96,14 @@ async def talking(folder: str, span: float) -> str:
     return mark
 
 
+async def after(folder: str, parents: list[str], values: list[Any]) -> str:
+    """What depends on others: checks that it got what they returned."""
+    for parent, value in zip(parents, values, strict=True):
+        right = value.startswith(f"{parent} ") if isinstance(value, str) else parent in str(value)
+        assert right, f"{value!r} instead of what {parent} returned"
+    return leave_mark(folder)
+
+
 # -- The processes ---------------------------------------------------------------------------------
 
 
@@ -113,7 +121,7 @@ async def work(folder: Path, *, queues: list[str] | None = None, until_done: boo
         with suppress(ScheduleNotFoundError):
             await queue.remove_schedule(SCHEDULE)
         async with worker:
-            while await _backlog(queue):
+            while await _backlog(queue, waiting=False):
                 await asyncio.sleep(0.05)
 
 
@@ -127,12 +135,28 @@ async def produce(folder: Path, seed: int) -> None:
                 for calls, options in _batches(rng, str(folder)):
                     handles: list[Any] = await queue.options(**options).enqueue_many(calls)
                     journal.write(*map(Acknowledged, handles))
+                    if rng.random() < 0.3:
+                        journal.write(*map(Acknowledged, await _followers(rng, str(folder), queue, handles)))
                 await _look(queue, journal)
             except SitqError:
                 continue  # not acknowledged: it may be there or not
 
             while await _backlog(queue) > BACKLOG:
                 await asyncio.sleep(0.02)
+
+
+async def _followers(rng: random.Random, folder: str, queue: TaskQueue, handles: list[Any]) -> list[Any]:
+    """Tasks that depend on some of these, and on each other."""
+    strict = rng.random() < 0.7
+    view = queue.options(
+        on_parent_failure=None if strict else "run",
+        max_crashes=rng.choice([1, 3, NEVER_GIVEN_UP]),
+        metadata={"strict": strict},
+    )
+    parents = list(dict.fromkeys(handles[:3]))
+    first = await view.enqueue(after, folder, [str(one) for one in parents], parents)
+    second = await view.enqueue(after, folder, [str(first)], [first])
+    return [first, second]
 
 
 def _batches(rng: random.Random, folder: str) -> Iterator[tuple[list[Any], dict[str, Any]]]:
@@ -214,6 +238,7 @@ async def _look(queue: TaskQueue, journal: Journal) -> None:
     journal.write(*(Seen(record.id, record.status, record.fence) for record in finished))
 
 
-async def _backlog(queue: TaskQueue) -> int:
-    stats = await queue.stats()
-    return sum(count for one in stats.queues for status, count in one.counts.items() if not status.finished)
+async def _backlog(queue: TaskQueue, *, waiting: bool = True) -> int:
+    """How much is not done. What only waits is released by what is done, or would wait for ever."""
+    counts = (await queue.stats()).counts
+    return counts[Status.PENDING] + counts[Status.RUNNING] + (counts[Status.WAITING] if waiting else 0)

@@ -103,6 +103,8 @@ class Final(NamedTuple):
     error_type: str | None = None
     attempt: int = 1
     meta: Mapping[str, Any] = {}
+    parents: tuple[str, ...] = ()
+    cancelled_by: str | None = None
 
 
 KINDS = {kind.__name__: kind for kind in (Reserved, Ran, Sent, Reported, Stored, Wanted, Requeued, Seen)}

@@ -136,6 +136,8 @@ def _final(record: TaskRecord) -> Final:
         None if record.error is None else decode_error(record.error).type,
         record.attempt,
         meta,
+        record.parents,
+        record.cancelled_by,
     )
 
 

@@ -99,6 +99,11 @@ def full() -> History:
         ended(history, f"u{number}", 70 + number, 10 + 2 * number, unique="u", until="end")
         ended(history, f"v{number}", 80 + number, 10 + 1.2 * number, unique="v", until="start")
         ended(history, f"x{number}", 90 + number, 20, tick=100.0 + number)
+    ended(history, "e0", 100, 22, strict=True)
+    ended(history, "e1", 101, 23, strict=False)
+    dead = Final("d", "cancelled", 0, 0, 3, False, meta={"strict": True}, parents=("q",), cancelled_by="q")
+    kin = {"e0": ("r", "s"), "e1": ("e0", "q")}
+    history.final = [one._replace(parents=kin.get(one.id, ())) for one in history.final] + [dead]
     return history
 
 
@@ -269,6 +274,29 @@ BROKEN: dict[str, tuple[Callable[[History], object], str]] = {
         lambda history: ended(history, "x9", 99, 20, tick=101.0),
         "the tick of 101.0 came twice",
     ),
+    "a child that starts before its parent has succeeded": (
+        change("sent", "s", 21, at=23.0),
+        "e0 was handed out under fence 100 before s had succeeded",
+    ),
+    "a child whose parent never succeeded": (final("e0", parents=("q",)), "before q had succeeded"),
+    "a child that runs though its parent failed": (
+        final("e0", parents=("r", "q")),
+        "e0 is success, and q is failed",
+    ),
+    "a child that was to run and is cancelled": (
+        final("e1", status="cancelled", result=None),
+        "e1 was to run whatever became of its parents, and is cancelled",
+    ),
+    "a child that nobody cancelled": (final("d", cancelled_by=None), "d is cancelled, and nobody did that"),
+    "a child that is cancelled for one that succeeded": (
+        final("d", cancelled_by="r"),
+        "d was cancelled because of r, which is success",
+    ),
+    "a parent that is gone": (
+        final("e1", parents=("gone",)),
+        "e1 depends on ['gone'], of whom nothing is known",
+    ),
+    "a child that waits for ever": (final("d", status="waiting"), "d is waiting at the end"),
     "a tick that never comes": (
         lambda history: ended(history, "x9", 99, 20, tick=104.0),
         "no tick came between 102.0 and 104.0",

@@ -32,5 +32,14 @@ def test_nothing_is_lost_by_killing_workers() -> None:
     assert kills == KILLS
     assert pauses > 0
     assert runs >= acknowledged / 2 > 0
-    for what in ("requeued", "retries", "lines", "ticks", "child processes killed", "crashes told"):
+    for what in (
+        "requeued",
+        "retries",
+        "lines",
+        "ticks",
+        "child processes killed",
+        "crashes told",
+        "followed",
+        "cancelled",
+    ):
         assert re.search(rf"[1-9]\d* {what}\b", out), out

@@ -20,8 +20,9 @@ from sitq.errors import (
     TaskRetryExhaustedError,
 )
 from sitq.events import TaskEnqueued
-from sitq.handle import Result, SyncTaskHandle, TaskHandle
+from sitq.handle import SyncTaskHandle, TaskHandle
 from sitq.model import Status
+from sitq.result import Result
 from sitq.stream import Streamed
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)

@@ -319,7 +319,7 @@ def test_metadata_of_the_largest_size() -> None:
         ("retries", "'max_retries'"),
         ("time_out", "'timeout'"),
         ("ratelimit", "'rate_limit'"),
-        ("zzz", "there are concurrency_key, concurrency_limit, context, debounce, delay, eta"),
+        ("zzz", "there are concurrency_key, concurrency_limit, context, debounce, delay, depends_on"),
     ],
 )
 def test_unknown_names_get_a_hint(name: str, hint: str) -> None:
@@ -369,7 +369,8 @@ def test_nothing_else_contradicts() -> None:
 
 
 def test_what_belongs_to_a_single_call() -> None:
-    assert {"eta", "delay", "id", "context"} == OPTION_NAMES - DEFAULT_NAMES
+    per_call = {"eta", "delay", "id", "context", "depends_on", "on_parent_failure"}
+    assert per_call == OPTION_NAMES - DEFAULT_NAMES
     assert set(TaskOptions.__dataclass_fields__) == OPTION_NAMES
 
 

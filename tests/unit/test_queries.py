@@ -186,7 +186,7 @@ async def test_what_concerns_some_tasks_is_found_by_id_and_written_by_row(
         ),
         "cancel": lambda db: upkeep.cancel(db, ids, now, rings),
         "requeue": lambda db: upkeep.requeue(db, ids, now, rings),
-        "prune": lambda db: db.execute(upkeep._CHOSEN, (now, 10, "[]")),
+        "prune": lambda db: db.execute(upkeep._CHOSEN, (now, "[]")),
     }
 
     planner = await plan(backend, operations[verb])
@@ -258,7 +258,9 @@ async def test_the_holder_of_a_key_is_found_by_the_index_that_keeps_two_from_it(
     now = backend._now()
     second = new_task(unique=Unique("7", replace=True))
 
-    planner = await plan(backend, lambda db: enqueue.enqueue_each(db, [second, second], now, Rings()))
+    planner = await plan(
+        backend, lambda db: enqueue.enqueue_carefully(db, [second, second], {}, now, Rings())
+    )
 
     assert "SEARCH sitq_tasks USING INDEX sitq_unique (unique_key=?)" in planner.touching("sitq_tasks")
     assert no_scan_and_no_sort(planner)

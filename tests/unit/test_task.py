@@ -341,7 +341,7 @@ def test_callables_pass(func: Any) -> None:
         ("app.resize", "cannot call a value of type str"),
         (None, "cannot call a value of type NoneType"),
         (Plain(), "cannot call a value of type Plain"),
-        (Call(resize, ("a",), {}), "a Call is for enqueue_many"),
+        (Call(resize, ("a",), {}), "a Call is for enqueue and enqueue_many"),
         (numbers, "numbers is a generator function.*return a list"),
         (stream, "stream is a generator function"),
         (functools.partial(functools.partial(numbers)), "numbers is a generator function"),

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from sitq.model import Held, NoteKind, ReservedTask, Succeeded
+from sitq.worker.inputs import Input
 from sitq.worker.run import Stop
 from sitq.worker.spawn import describe_end
 from sitq.worker.wire import ChildSetup, Ended, Job, Message, Said, Sign, StopAsked, Wire
@@ -15,7 +16,7 @@ from tests.support import PATIENCE
 HELD = Held("a", 7)
 MESSAGES: list[Message] = [
     ChildSetup(("/a", "/b"), 1, 10),
-    Job(ReservedTask("a", 7, "work", "default", b"payload", metadata={"a": [1]})),
+    Job(ReservedTask("a", 7, "work", "default", b"payload", metadata={"a": [1]}), {0: Input("b", b"value")}),
     StopAsked(HELD, Stop.TIMEOUT),
     Sign.READY,
     Said(NoteKind.LOG, b"a line"),

@@ -16,6 +16,7 @@ from typing import Protocol
 from sitq.model import (
     CancelTopic,
     Completed,
+    Edge,
     Enqueued,
     Failed,
     Heartbeat,
@@ -146,6 +147,15 @@ class Bells:
             signal.ring()
 
 
+def join(edges: Sequence[Edge], names: Mapping[TaskId, TaskId]) -> list[Edge]:
+    """The edges by the ids that their parents really have. Those to one parent accept what all of them accept."""
+    accepts: dict[TaskId, frozenset[Status]] = {}
+    for parent, accepted in edges:
+        name = names[parent]
+        accepts[name] = accepts.get(name, accepted) & accepted
+    return [Edge(names[edge.parent], accepts[names[edge.parent]]) for edge in edges]
+
+
 class Backend(Protocol):
     """Durable home of tasks. Stores opaque bytes, applies outcomes, decides nothing.
 
@@ -153,6 +163,12 @@ class Backend(Protocol):
     `StorageFullError` and `BackendTimeoutError` from a write means its outcome is unknown; every write here
     may be repeated safely. `heartbeat` is also called from another thread's event loop than the one that
     called `open`.
+
+    A task with edges waits until each of its parents has finished, and whatever ends the last one releases it in the
+    same transaction: it is pending then, due at its `due_at` or now, and its queue is rung. A parent that ends in a
+    state that the edge does not accept cancels the child at once if that is waiting, and what waits for the child, and
+    so on: all in the same transaction, nearest first, and rung. Each carries the id of the first one that failed or was
+    cancelled as `cancelled_by`. A parent that is retried, released or requeued has not finished.
     """
 
     @abstractmethod
@@ -170,10 +186,16 @@ class Backend(Protocol):
         """Store all or none, in order. A task whose id is already there is left as it is, `created=False`.
 
         A task whose unique key is held is not stored: the answer is the id of the holder, `created=False`. If it is to
-        replace, and the holder was never reserved, the holder gets its payload and `due_at`.
+        replace, and the holder was never reserved, the holder gets its payload and `due_at`; not if either of them has
+        edges.
+
+        The parents of a task that is stored are in the store, or were earlier in `tasks`: else `ParentNotFoundError` is
+        raised, and nothing is stored. A parent in `tasks` that was not stored, because of its unique key, stands for
+        the holder. If all parents have finished already the task is pending; if one of them in a state that is not
+        accepted, the task is stored as cancelled.
 
         `max_pending` bounds queues by name: one that would have more pending tasks afterwards, and got a new one,
-        raises `QueueFullError`, and nothing is stored.
+        raises `QueueFullError`, and nothing is stored. Tasks that wait do not count, and a release is never refused.
 
         When this returns the tasks are durable. Rings the queues that received work, after the commit.
         """
@@ -249,7 +271,10 @@ class Backend(Protocol):
         """Give failed and cancelled tasks a new run: pending, due now, no attempts, no crashes, no start and no end.
 
         Leaves a note with the error so far. A task in another state, and one whose unique key was taken by another
-        meanwhile, stays as it is. Answers with those that were requeued. Rings their queues, after the commit.
+        meanwhile, stays as it is. Taken in the order of `seq`, each as its parents are then: with one that has not
+        finished it waits, and with one that ended in a state that is not accepted it stays as it is. Children that were
+        cancelled do not come back with their parent. Answers with those that were requeued, in the order of `seq`.
+        Rings their queues, after the commit.
         """
 
     @abstractmethod
@@ -274,7 +299,9 @@ class Backend(Protocol):
         Of a failed task `keep_for` counts if it is longer. What is deleted gives its space back, soon or at once.
 
         With `ids` these finished tasks are deleted, whatever their `result_ttl`. A task that holds a unique key until
-        an instant stays until then. Also forgets workers that have been dead for a day.
+        an instant stays until then. A task stays as long as one stays that depends on it and has not succeeded: that
+        may still run, or be requeued, and needs it then. What depends on each other may go in one call. Also forgets
+        workers that have been dead for a day.
         """
 
     @abstractmethod

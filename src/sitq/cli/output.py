@@ -7,8 +7,8 @@ from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from sitq.handle import Result
 from sitq.model import TaskRecord
+from sitq.result import Result
 
 _BYTES: Final = frozenset({"payload", "result", "error"})
 _NESTED: Final = ("unique", "concurrency", "rate")

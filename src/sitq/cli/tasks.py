@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 from typing import Any, Final
 
 from sitq.cli import deadletters
@@ -20,11 +21,13 @@ from sitq.cli.output import (
 from sitq.details import TaskDetails
 from sitq.errors import TaskNotFoundError, TaskTimeoutError
 from sitq.failure import ErrorInfo, decode_error
-from sitq.handle import Result
-from sitq.model import Stats, Status, TaskRecord
+from sitq.model import Stats, Status, TaskId, TaskRecord
 from sitq.queue import TaskQueue
+from sitq.result import Result
 
 _LIMIT: Final = 100
+_PARENTS: Final = 10
+"""How many `show` writes out for people."""
 
 
 def add(commands: Any) -> None:
@@ -162,6 +165,7 @@ def _show(arguments: argparse.Namespace) -> int:
     write_fields(
         record_data(record)
         | {
+            "parents": _some(record.parents),
             "progress": progress,
             "requeued": more.requeued or None,
             "error": f"{error.type}: {error.message}" if error else None,
@@ -173,6 +177,12 @@ def _show(arguments: argparse.Namespace) -> int:
         write("\nerrors of earlier attempts:")
         write_table(["attempt", "at", "error"], [[one.attempt, one.at, _line(one.error)] for one in earlier])
     return Exit.OK
+
+
+def _some(parents: Sequence[TaskId]) -> str | None:
+    """Parents in one line: there may be thousands."""
+    more = f", and {len(parents) - _PARENTS:,} more" if len(parents) > _PARENTS else ""
+    return f"{', '.join(parents[:_PARENTS])}{more}" if parents else None
 
 
 def _details_data(record: TaskRecord, more: TaskDetails) -> dict[str, Any]:
@@ -254,7 +264,8 @@ def _result(arguments: argparse.Namespace) -> int:
         case Status.FAILED:
             raise CommandError(f"task {result.id} failed: {result.error_type}: {result.error}")
         case Status.CANCELLED:
-            raise CommandError(f"task {result.id} was cancelled")
+            why = f" because {result.error}" if result.cancelled_by else ""
+            raise CommandError(f"task {result.id} was cancelled{why}")
         case _:
             hint = "wait longer" if arguments.timeout else "wait with --timeout"
             raise CommandError(f"task {result.id} is {result.status}, it has no result yet: {hint}")

@@ -19,11 +19,12 @@ from typing import Any, Final
 from sitq.clock import SystemClock
 from sitq.context import bind
 from sitq.emitter import Emitter
-from sitq.model import Held, NewNote, NoteKind, Outcome, ReservedTask
+from sitq.model import Held, NewNote, NoteKind, Outcome
 from sitq.serialization import decode_call
 from sitq.task import Call, check_arguments, check_callable
 from sitq.worker import bounds
 from sitq.worker.fork import end_if_forked
+from sitq.worker.inputs import with_inputs
 from sitq.worker.judge import judge_error, judge_value, park
 from sitq.worker.ownloop import OwnLoop, awaited
 from sitq.worker.run import Run, Stop, current_of
@@ -93,7 +94,7 @@ class _Child:
     def serve(self) -> None:
         while (job := self._jobs.get()) is not None:
             self._wire.send(Sign.BEGAN)
-            outcome = self._attempt(job.reserved)
+            outcome = self._attempt(job)
             del job
             self._voice.flush()
             for stream in (sys.stdout, sys.stderr):
@@ -101,11 +102,13 @@ class _Child:
                     stream.flush()
             self._wire.send(Ended(outcome, bounds.resident()))
 
-    def _attempt(self, reserved: ReservedTask) -> Outcome:
+    def _attempt(self, job: Job) -> Outcome:
+        reserved = job.reserved
         try:
             call, context, rules = decode_call(reserved.payload)
             check_callable(call.func)
             check_arguments(call)
+            call = with_inputs(call, job.inputs)
         except Exception as error:  # of whatever has this name by now, too
             return park(reserved, error, _now)
         emit, most = _SILENT, self._setup.max_payload

@@ -42,6 +42,13 @@ class Choice:
             name = self._plain
         return self._run_at(name, call, run)
 
+    def is_elsewhere(self, call: Call[Any], run: Run) -> bool:
+        """Whether a call runs in a child process."""
+        name = run.rules.executor
+        if name is None and self._plain is not None and not is_coroutine_function(call.func):
+            name = self._plain
+        return name == PROCESS
+
     def check(self, name: str) -> None:
         """Raise `ValidationError` for an executor that this worker does not know."""
         check_executor(name, self._factories)

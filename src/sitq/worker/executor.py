@@ -14,6 +14,7 @@ from typing import Any, Final
 from sitq.clock import Clock
 from sitq.context import CurrentTask, bind, running_here
 from sitq.emitter import Emitter
+from sitq.errors import TaskSerializationError
 from sitq.events import (
     BackgroundTasksLeft,
     TaskCancelled,
@@ -44,7 +45,17 @@ from sitq.model import (
 from sitq.serialization import decode_call
 from sitq.task import Call, check_arguments, check_callable
 from sitq.worker.fork import end_if_forked
-from sitq.worker.judge import expire, judge_error, judge_value, left_behind, on_last_chance, park, refuse
+from sitq.worker.inputs import Input, InputsMissingError, with_inputs
+from sitq.worker.judge import (
+    expire,
+    judge_error,
+    judge_value,
+    left_behind,
+    on_last_chance,
+    park,
+    put_off,
+    refuse,
+)
 from sitq.worker.outbox import Outbox
 from sitq.worker.run import Run, Stop, current_of
 from sitq.worker.slots import Slots
@@ -73,6 +84,8 @@ class Executor:
         worker: Name of the worker, for events.
         run_call: Runs a decoded call; chooses the runner.
         check_executor: Raises if this worker does not know an executor of this name.
+        is_elsewhere: Whether a call runs in another process, which has to prepare it by itself.
+        read_inputs: Reads what the tasks left whose values a call takes.
         report: Where outcomes go, and what their tasks had still to say. Called once for each reserved task, unless its
             lease was lost.
         settled: Waits until what was reported by now is stored.
@@ -87,6 +100,8 @@ class Executor:
         *,
         run_call: Callable[[Call[Any], Run], Awaitable[Any]],
         check_executor: Callable[[str], object],
+        is_elsewhere: Callable[[Call[Any], Run], bool],
+        read_inputs: Callable[[Call[Any], Sequence[TaskId]], Awaitable[dict[int, Input]]],
         report: Report,
         settled: Callable[[], Awaitable[object]],
         interrupted: Callable[[], bool],
@@ -100,6 +115,8 @@ class Executor:
         self._worker = worker
         self._run_call = run_call
         self._check_executor = check_executor
+        self._is_elsewhere = is_elsewhere
+        self._read_inputs = read_inputs
         self._report = report
         self._settled = settled
         self._interrupted = interrupted
@@ -184,7 +201,7 @@ class Executor:
         )
         if not task.done():
             run.task = task
-            if run.timer is None and not run.waits and not on_last_chance(reserved):
+            if run.timer is None and not (run.waits or reserved.parents or on_last_chance(reserved)):
                 self._start_timer(run, rules.limit - run.duration)
         return task
 
@@ -267,14 +284,14 @@ class Executor:
         if self._emit.wants(TaskStarted):
             self._emit(TaskStarted(*self._about(reserved)))
         try:
-            if on_last_chance(reserved):
-                # Without a bound: if the worker dies before the others are given back, they are lost with this one.
-                await self._settled()
-                self._start_timer(run, run.rules.limit)  # not before: that was no time of the task
+            if reserved.parents or on_last_chance(reserved):
+                call = await self._prepare(run, call)
             try:
                 value = await self._run_call(call, run)
             finally:
                 end_if_forked(self._pid)
+        except InputsMissingError as error:
+            outcome = put_off(reserved, error.reason, self._now, unfinished=error.unfinished)
         except BaseException as error:
             if run.stop is None and isinstance(error, asyncio.CancelledError) and self._interrupted():
                 run.stop = Stop.RELEASE
@@ -290,6 +307,21 @@ class Executor:
         self._fewer.set()
         self._slots.give_back()
         self._look_for_leftovers(current)
+
+    async def _prepare(self, run: Run, call: Call[Any]) -> Call[Any]:
+        """What has to be done before a task may run. Its time begins after that."""
+        if on_last_chance(run.reserved):
+            # Without a bound: if the worker dies before the others are given back, they are lost with this one.
+            await self._settled()
+        if run.reserved.parents:
+            run.inputs = await self._read_inputs(call, run.reserved.parents)
+            if not self._is_elsewhere(call, run):
+                try:
+                    call = with_inputs(call, run.inputs)
+                except TaskSerializationError as error:
+                    raise InputsMissingError(error) from error
+        self._start_timer(run, run.rules.limit)
+        return call
 
     def _about(self, reserved: ReservedTask) -> tuple[TaskId, str, str, int, str]:
         return reserved.id, reserved.name, reserved.queue, reserved.attempt, self._worker

@@ -61,6 +61,15 @@ def park(reserved: ReservedTask, error: Exception, now: Now) -> Outcome:
     return Released(reserved.held, again, encode_error(error))
 
 
+def put_off(reserved: ReservedTask, error: Exception, now: Now, *, unfinished: bool) -> Outcome:
+    """The outcome of a task that cannot have the values that it depends on: as one that cannot be loaded.
+
+    Args:
+        unfinished: A task got a new run on which it depends. The storage lets it wait for the end of that.
+    """
+    return Released(reserved.held) if unfinished else park(reserved, error, now)
+
+
 def on_last_chance(reserved: ReservedTask) -> bool:
     """Whether one more crash means that it is given up.
 

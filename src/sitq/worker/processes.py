@@ -109,7 +109,7 @@ class ProcessRunner:
 
     async def _run_in(self, child: Child, run: Run) -> Answer | None:
         """What a child made of a run; None if it was killed over it."""
-        answer = child.run(run, Job(run.reserved))
+        answer = child.run(run, Job(run.reserved, dict(run.inputs)))
         try:
             return await asyncio.shield(answer)
         except asyncio.CancelledError:

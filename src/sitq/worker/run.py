@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from types import MappingProxyType
 from typing import Any
 
 from sitq.context import CurrentTask
@@ -12,6 +13,7 @@ from sitq.emitter import Emitter
 from sitq.model import Held, NewNote, NoteKind, Outcome, ReservedTask
 from sitq.rules import RunRules
 from sitq.verbs import Verb
+from sitq.worker.inputs import Input
 
 
 class Stop(Enum):
@@ -36,6 +38,7 @@ class Run:
         stop: Why it is to stop; the first reason counts.
         noticed: The task asked whether it is to stop, and was told so.
         reported: Its outcome is on its way, or its lease is lost: nothing that it does counts any more.
+        inputs: What the tasks left on which it depends, by their numbers, if it takes their values.
         waits: It has to wait for a place to run at, and its time begins when it has one.
     """
 
@@ -52,6 +55,7 @@ class Run:
     noticed: bool = False
     reported: bool = False
     waits: bool = False
+    inputs: Mapping[int, Input] = MappingProxyType({})
 
     @property
     def duration(self) -> float:

@@ -4,6 +4,7 @@ import asyncio
 import os
 from collections.abc import Mapping
 from datetime import timedelta
+from functools import partial
 from typing import Any, Final
 
 from sitq.backends.base import Backend
@@ -19,6 +20,7 @@ from sitq.worker.completer import Completer
 from sitq.worker.executor import Executor
 from sitq.worker.fetcher import Fetcher
 from sitq.worker.heartbeat import Heartbeat
+from sitq.worker.inputs import read_inputs
 from sitq.worker.maintenance import Pruner
 from sitq.worker.outbox import Outbox
 from sitq.worker.portrait import SelfPortrait
@@ -64,6 +66,8 @@ class Services:
             config.id,
             run_call=self._choice.run,
             check_executor=self._choice.check,
+            is_elsewhere=self._choice.is_elsewhere,
+            read_inputs=partial(read_inputs, backend),
             report=self._completer.put,
             settled=self._completer.settled,
             interrupted=self._interrupted,

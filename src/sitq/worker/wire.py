@@ -8,10 +8,12 @@ import pickle
 import selectors
 import socket
 import threading
+from collections.abc import Mapping
 from enum import Enum
 from typing import Any, Final, NamedTuple
 
 from sitq.model import Held, NoteKind, Outcome, ReservedTask
+from sitq.worker.inputs import Input
 from sitq.worker.run import Stop
 
 _LENGTH: Final = 8
@@ -38,9 +40,10 @@ class ChildSetup(NamedTuple):
 
 
 class Job(NamedTuple):
-    """What a child needs for one attempt. The call stays as it was stored, so nothing is pickled a second time."""
+    """What a child needs for one attempt. The call and the inputs stay as they were stored: nothing is pickled twice."""
 
     reserved: ReservedTask
+    inputs: Mapping[int, Input]
 
 
 class StopAsked(NamedTuple):

@@ -16,10 +16,10 @@ from sitq.config import (
 from sitq.emitter import Emitter
 from sitq.errors import QueueEmptyError, WorkerStoppedError
 from sitq.executors import ProcessOptions, check_executor
-from sitq.handle import Result
 from sitq.model import TaskId
 from sitq.query import check_task_id
 from sitq.queue import TaskQueue
+from sitq.result import Result
 from sitq.worker.services import Services
 from sitq.worker.signals import stop_signals
 

@@ -13,16 +13,18 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import count, islice
 
-from sitq.backends.base import Backend, Bells, Signal
+from sitq.backends.base import Backend, Bells, Signal, join
 from sitq.backends.memory import records
+from sitq.backends.memory.edges import Edges
 from sitq.backends.memory.keys import Keys
 from sitq.backends.memory.limits import Limits
 from sitq.backends.memory.notes import Notes
 from sitq.clock import Clock, SystemClock
-from sitq.errors import BackendConnectionError, QueueFullError
+from sitq.errors import BackendConnectionError, ParentNotFoundError, QueueFullError
 from sitq.model import (
     Completed,
     Crashed,
+    Edge,
     Enqueued,
     Failed,
     Heartbeat,
@@ -49,6 +51,7 @@ from sitq.model import (
 
 type _Turn = tuple[int, datetime, int, TaskId]
 
+_IN_TURN = frozenset({Status.PENDING, Status.RUNNING})
 _DEAD_FOR = timedelta(days=1)
 """How long a dead worker is remembered."""
 
@@ -65,10 +68,11 @@ class MemoryBackend(Backend):
         self._tasks: dict[TaskId, TaskRecord] = {}  # oldest first
         self._result_ttls: dict[TaskId, timedelta | None] = {}
         self._kept_failed: dict[TaskId, timedelta] = {}
-        self._turns: list[_Turn] = []  # the unfinished tasks, sorted: the order of `reserve`
+        self._turns: list[_Turn] = []  # the tasks that wait for nobody, sorted: the order of `reserve`
         self._pending: Counter[str] = Counter()  # tasks by queue
         self._keys = Keys()
         self._limits = Limits()
+        self._edges = Edges()
         self._notes = Notes()
         self._paused: set[str] = set()
         self._workers: dict[str, WorkerRecord] = {}  # longest known first
@@ -93,14 +97,14 @@ class MemoryBackend(Backend):
             now = self._clock.now()
             # What is wrong with a task shows here, and a full queue below, before the first one is stored.
             batch = [records.created(task, next(self._seqs), now) for task in tasks]
-            answers = self._plan(batch, now)
-            self._check_room(batch, answers, max_pending or {})
+            plan = self._plan(tasks, batch, now)
+            self._check_room(plan, max_pending or {})
             rings = [
                 self._store(task, record, answer, now)
-                for task, record, answer in zip(tasks, batch, answers, strict=True)
+                for task, (record, answer) in zip(tasks, plan, strict=True)
             ]
         self._ring_queues(queue for queue in rings if queue is not None)
-        return answers
+        return [answer for _, answer in plan]
 
     async def reserve(
         self,
@@ -170,28 +174,31 @@ class MemoryBackend(Backend):
                         noted.add(task.id)
                     if isinstance(outcome, Failed):
                         self._kept_failed[task.id] = outcome.keep_for
-                    changed.append(self._put(records.after(task, outcome, now)))
-                elif task.status is not leads_to(outcome, task.cancel_requested):
+                    task = records.after(task, outcome, now)
+                    changed.append(self._put(records.placed(task, waits=self._edges.waits(task.id))))
+                elif records.come_to(task) is not leads_to(outcome, task.cancel_requested):
                     stale.append(outcome.held)
                 # Else it was sent again because the reply was lost: accepted, and nothing is left to do.
             self._stale_outcomes += len(stale)
             let_in = self._queues_that_wait_for(changed)
+            changed += self._follow(changed, now)
         self._bells.ring_tasks(noted.union(task.id for task in changed if task.status.finished))
-        self._ring_queues(let_in.union(task.queue for task in changed if not task.status.finished))
+        self._ring_queues(let_in.union(task.queue for task in changed if task.status is Status.PENDING))
         return Completed(len(outcomes) - len(stale), tuple(stale))
 
     async def cancel(self, ids: Collection[TaskId]) -> dict[TaskId, Status]:
-        ended: list[TaskId] = []
+        ended: list[TaskRecord] = []
         with self._opened():
             now = self._clock.now()
             for task in self._known(ids):
                 if task.status is Status.RUNNING:
                     self._put(replace(task, cancel_requested=True))
                 elif not task.status.finished:
-                    self._put(records.finished(task, Status.CANCELLED, now))
-                    ended.append(task.id)
+                    ended.append(self._put(records.finished(task, Status.CANCELLED, now)))
+            changed = ended + self._follow(ended, now)
             answer = {task.id: task.status for task in self._known(ids)}
-        self._bells.ring_tasks(ended)
+        self._bells.ring_tasks(task.id for task in changed if task.status.finished)
+        self._ring_queues(task.queue for task in changed if task.status is Status.PENDING)
         if Status.RUNNING in answer.values():
             self._bells.ring_cancels()
         return answer
@@ -200,13 +207,16 @@ class MemoryBackend(Backend):
         again: list[TaskRecord] = []
         with self._opened():
             now = self._clock.now()
-            for task in self._known(ids):
-                if task.status in (Status.FAILED, Status.CANCELLED) and self._keys.take(task, now):
+            for task in sorted(self._known(ids), key=lambda task: task.seq):
+                if task.status not in (Status.FAILED, Status.CANCELLED) or self._edges.refused(task.id):
+                    continue
+                if self._keys.take(task, now):
                     self._notes.write(task, NoteKind.REQUEUED, task.error or b"", now)
                     self._limits.expect(task)
-                    again.append(self._put(records.requeued(task, now)))
+                    new_run = records.requeued(task, now)
+                    again.append(self._put(records.placed(new_run, waits=self._edges.waits(task.id))))
         self._bells.ring_tasks(task.id for task in again)
-        self._ring_queues(task.queue for task in again)
+        self._ring_queues(task.queue for task in again if task.status is Status.PENDING)
         return [task.id for task in again]
 
     async def find(self, query: TaskQuery) -> list[TaskRecord]:
@@ -230,15 +240,12 @@ class MemoryBackend(Backend):
     async def prune(self, limit: int, *, ids: Collection[TaskId] | None = None) -> int:
         with self._opened():
             now = self._clock.now()
-            tasks = self._tasks.values() if ids is None else self._known(ids)
+            tasks = list(self._tasks.values()) if ids is None else self._known(ids)
+            # The newest first: so what depends on others goes before them, and they may go in the same call.
+            tasks.sort(key=lambda task: -task.seq)
             over = (task for task in tasks if self._may_go(task, now, by_hand=ids is not None))
-            gone = list(islice(over, limit))
-            for task in gone:
-                del self._tasks[task.id], self._result_ttls[task.id]
-                self._kept_failed.pop(task.id, None)
-                self._keys.forget(task)
-                self._notes.forget(task.id)
-            unfinished = (self._tasks[task_id] for *_, task_id in self._turns)
+            gone = [self._remove(task) for task in islice(over, limit)]
+            unfinished = [task for task in self._tasks.values() if not task.status.finished]
             self._limits.forget({task.rate.key for task in unfinished if task.rate}, now)
             self._workers = {worker.id: worker for worker in self._remembered(now)}
         return len(gone)
@@ -305,39 +312,98 @@ class MemoryBackend(Backend):
         """Store the task in place of its former self. Every change goes through here."""
         former = self._tasks.get(task.id)
         if former is not None:
-            if former.due_at is not None:
+            if former.status in _IN_TURN:
                 del self._turns[bisect_left(self._turns, _turn(former))]
             self._pending[former.queue] -= former.status is Status.PENDING
             if former.status is Status.RUNNING and task.status is not Status.RUNNING:
                 self._limits.leave(former)
-        if task.due_at is not None:
+        if task.status in _IN_TURN:
             insort(self._turns, _turn(task))
         self._pending[task.queue] += task.status is Status.PENDING
         self._keys.settle(task)
+        if former is not None and former.status.finished is not task.status.finished:
+            self._edges.settle(task)
         self._tasks[task.id] = task
         return task
 
-    def _plan(self, batch: Sequence[TaskRecord], now: datetime) -> list[Enqueued]:
-        """Who of the batch is new, and who was there before it. Changes nothing."""
-        answers: list[Enqueued] = []
-        ids: set[TaskId] = set()
+    def _remove(self, task: TaskRecord) -> TaskRecord:
+        del self._tasks[task.id], self._result_ttls[task.id]
+        self._kept_failed.pop(task.id, None)
+        self._keys.forget(task)
+        self._edges.forget(task)
+        self._notes.forget(task.id)
+        return task
+
+    def _follow(self, ended: Collection[TaskRecord], now: datetime) -> list[TaskRecord]:
+        """Release or cancel those who waited for these, and so on, nearest first. Returns all that changed."""
+        changed: list[TaskRecord] = []
+        while ended:
+            children = self._known(self._edges.children(ended))
+            # All of them are looked at before the first one is changed.
+            after = [
+                records.followed(task, self._culprit(task), now)
+                for task in children
+                if task.status is Status.WAITING
+                and (self._edges.refused(task.id) or not self._edges.waits(task.id))
+            ]
+            ended = [self._put(task) for task in after]
+            changed += ended
+        return changed
+
+    def _culprit(self, task: TaskRecord) -> TaskId | None:
+        """Because of whom a task is to be cancelled: a parent, or the one because of whom that was cancelled."""
+        refused = self._edges.refused(task.id)
+        return None if refused is None else self._tasks[refused].cancelled_by or refused
+
+    def _plan(
+        self, tasks: Sequence[NewTask], batch: Sequence[TaskRecord], now: datetime
+    ) -> list[tuple[TaskRecord, Enqueued]]:
+        """Who of the batch is new, and in which state, and who was there before it. Changes nothing."""
+        plan: list[tuple[TaskRecord, Enqueued]] = []
+        new: dict[TaskId, TaskRecord] = {}
+        known: dict[TaskId, TaskRecord] = {}  # of the batch, each as itself or as who holds its key
         keys = Keys()  # that the batch takes
-        for task in batch:
-            holder = None
-            if task.id in self._tasks or task.id in ids:
+        for task, pending in zip(tasks, batch, strict=True):
+            record, holder = pending, None
+            if task.id in self._tasks or task.id in new:
                 holder = task.id
-            elif task.unique is not None:
-                holder = self._keys.holder(task.unique.key, now) or keys.holder(task.unique.key, now)
+            elif record.unique is not None:
+                holder = self._keys.holder(record.unique.key, now) or keys.holder(record.unique.key, now)
             if holder is None:
-                ids.add(task.id)
-                keys.take(task, now)
-            answers.append(Enqueued(holder or task.id, created=holder is None))
-        return answers
+                if task.edges:
+                    record = self._behind(task.edges, record, known, now)
+                keys.take(record, now)
+                keys.settle(record)
+                new[task.id] = record
+            known[task.id] = record if holder is None else self._tasks.get(holder) or new[holder]
+            plan.append((record, Enqueued(holder or task.id, created=holder is None)))
+        return plan
+
+    def _behind(
+        self, edges: Sequence[Edge], record: TaskRecord, known: Mapping[TaskId, TaskRecord], now: datetime
+    ) -> TaskRecord:
+        """A new task as its parents make it: pending, waiting, or cancelled already.
+
+        Raises:
+            ParentNotFoundError: A parent is neither stored nor earlier in the batch.
+        """
+        parents: dict[TaskId, TaskRecord] = {}
+        for edge in edges:
+            found = known.get(edge.parent) or self._tasks.get(edge.parent)
+            if found is None:
+                raise ParentNotFoundError(edge.parent)
+            parents[edge.parent] = found
+        joined = join(edges, {name: parent.id for name, parent in parents.items()})
+        record = replace(record, parents=tuple(edge.parent for edge in joined))
+        for edge, parent in zip(joined, (parents[edge.parent] for edge in edges), strict=True):
+            if parent.status.finished and parent.status not in edge.accepts:
+                return records.followed(record, parent.cancelled_by or parent.id, now)
+        return records.placed(record, waits=any(not each.status.finished for each in parents.values()))
 
     def _check_room(
-        self, batch: Sequence[TaskRecord], answers: Sequence[Enqueued], max_pending: Mapping[str, int]
+        self, plan: Sequence[tuple[TaskRecord, Enqueued]], max_pending: Mapping[str, int]
     ) -> None:
-        new = Counter(task.queue for task, answer in zip(batch, answers, strict=True) if answer.created)
+        new = Counter(task.queue for task, answer in plan if answer.created and task.status is Status.PENDING)
         for queue, number in new.items():
             if queue in max_pending and self._pending[queue] + number > max_pending[queue]:
                 raise QueueFullError(queue, max_pending[queue])
@@ -345,14 +411,18 @@ class MemoryBackend(Backend):
     def _store(self, task: NewTask, record: TaskRecord, answer: Enqueued, now: datetime) -> str | None:
         """Do what was planned for one task. Tells the queue in which work became due or moved."""
         if answer.created:
-            self._put(record)
+            if record.parents:
+                names = {edge.parent: parent for edge, parent in zip(task.edges, record.parents, strict=True)}
+                self._edges.add(record.id, join(task.edges, names), self._known(record.parents))
             self._keys.take(record, now)
+            self._put(record)
             self._result_ttls[task.id] = task.result_ttl
             self._limits.expect(record)
-            return record.queue
+            return record.queue if record.status is Status.PENDING else None
         holder = self._tasks[answer.id]
         never_reserved = holder.status is Status.PENDING and not holder.fence
-        if answer.id == task.id or not (task.unique and task.unique.replace and never_reserved):
+        alone = not task.edges and not holder.parents
+        if answer.id == task.id or not (task.unique and task.unique.replace and never_reserved and alone):
             return None
         return self._put(records.replaced(holder, record)).queue
 
@@ -360,9 +430,9 @@ class MemoryBackend(Backend):
         self, queues: Collection[str] | None, ids: Collection[TaskId] | None = None
     ) -> Iterator[TaskRecord]:
         """The unfinished tasks of these queues, or those of `ids` among them, in the order of `reserve`."""
-        turns = (
-            self._turns if ids is None else sorted(_turn(task) for task in self._known(ids) if task.due_at)
-        )
+        turns = self._turns
+        if ids is not None:
+            turns = sorted(_turn(task) for task in self._known(ids) if task.status in _IN_TURN)
         for *_, task_id in turns:
             task = self._tasks[task_id]
             if task.queue not in self._paused and (queues is None or task.queue in queues):
@@ -403,6 +473,8 @@ class MemoryBackend(Backend):
 
     def _may_go(self, task: TaskRecord, now: datetime, *, by_hand: bool) -> bool:
         if task.finished_at is None or self._keys.holds(task, now):
+            return False
+        if any(child.status is not Status.SUCCESS for child in self._known(self._edges.children([task]))):
             return False
         ttl = self._result_ttls[task.id]
         if ttl is not None and task.status is Status.FAILED:

@@ -15,6 +15,7 @@ from sitq.model import (
     Retried,
     Status,
     Succeeded,
+    TaskId,
     TaskQuery,
     TaskRecord,
     Unique,
@@ -49,6 +50,24 @@ def created(task: NewTask, seq: int, now: datetime) -> TaskRecord:
     )
 
 
+def placed(task: TaskRecord, *, waits: bool) -> TaskRecord:
+    """A pending task as it stands if it waits for others. Its `due_at` counts when they have finished."""
+    return replace(task, status=Status.WAITING) if waits and task.status is Status.PENDING else task
+
+
+def followed(task: TaskRecord, culprit: TaskId | None, now: datetime) -> TaskRecord:
+    """A task after its parents have finished, or one of them ended as it does not accept, because of this culprit."""
+    if culprit is not None:
+        return replace(finished(task, Status.CANCELLED, now), cancelled_by=culprit)
+    assert task.due_at is not None
+    return replace(task, status=Status.PENDING, due_at=max(now, task.due_at))
+
+
+def come_to(task: TaskRecord) -> Status:
+    """The state that an outcome led to: as long as it waits for others, a task that is tried again is not pending."""
+    return Status.PENDING if task.status is Status.WAITING else task.status
+
+
 def replaced(holder: TaskRecord, newcomer: TaskRecord) -> TaskRecord:
     """The holder of a key with what a task brings that wants the key, too."""
     return replace(holder, payload=newcomer.payload, due_at=newcomer.due_at)
@@ -79,6 +98,7 @@ def handed_out(task: TaskRecord) -> ReservedTask:
         max_crashes=task.max_crashes,
         metadata=task.metadata,
         cancel_requested=task.cancel_requested,
+        parents=task.parents,
     )
 
 
@@ -126,6 +146,7 @@ def requeued(task: TaskRecord, now: datetime) -> TaskRecord:
         started_at=None,
         finished_at=None,
         cancel_requested=False,
+        cancelled_by=None,
         error=None,
     )
 

@@ -24,7 +24,7 @@ from sitq.backends.sqlite.reserve import Reservation
 from sitq.backends.sqlite.rings import Rings
 from sitq.backends.sqlite.schema import MICROSECOND, micros
 from sitq.clock import Clock, SystemClock
-from sitq.errors import BackendConnectionError, BackendError, QueueFullError, ValidationError
+from sitq.errors import BackendConnectionError, BackendError, SitqError, ValidationError
 from sitq.model import (
     Completed,
     Enqueued,
@@ -214,10 +214,10 @@ class SQLiteBackend(Backend):
             )
         now = self._now()
         done = await self._change(
-            lambda db, rings: enqueue.enqueue_bounded(db, tasks, max_pending or {}, now, rings),
+            lambda db, rings: enqueue.enqueue_carefully(db, tasks, max_pending or {}, now, rings),
             landed=enqueue.are_stored,
         )
-        if isinstance(done, QueueFullError):
+        if isinstance(done, SitqError):
             raise done
         return done
 

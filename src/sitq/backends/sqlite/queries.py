@@ -5,23 +5,26 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Any, Final
 
-from sitq.backends.sqlite import registry, unique
+from sitq.backends.sqlite import edges, registry, unique
 from sitq.backends.sqlite.schema import MICROSECOND, micros, moment
-from sitq.model import Concurrency, QueueStats, Rate, Stats, Status, TaskQuery, TaskRecord
+from sitq.model import Concurrency, QueueStats, Rate, Stats, Status, TaskId, TaskQuery, TaskRecord
 
 _COLUMNS: Final = """
 t.seq, t.id, t.name, t.queue, t.status, t.priority, t.attempt, t.crashes, t.max_crashes, t.fence, t.worker,
-t.enqueued_at, coalesce(t.due_at, l.due_at), t.started_at, t.finished_at, t.cancel_requested, t.metadata,
+t.enqueued_at, coalesce(t.due_at, l.due_at, d.due_at), t.started_at, t.finished_at, t.cancel_requested, t.metadata,
 t.unique_key, t.unique_until, t.unique_bound, t.unique_replace,
-l.concurrency_key, l.concurrency_limit, l.rate_key, l.rate_count, l.rate_period
+l.concurrency_key, l.concurrency_limit, l.rate_key, l.rate_count, l.rate_period,
+t.edges, d.cancelled_by
 """
 _BYTES: Final = ", p.payload, t.result, t.error"
 _PAYLOADS: Final = "LEFT JOIN sitq_payloads p ON p.seq = t.seq"
 _LIMITS: Final = "LEFT JOIN sitq_limits l ON l.seq = t.seq AND t.limited IS NOT NULL"
-# Neither an index on states nor the order of rows leads to these: they are due or held up.
+_DEPENDENTS: Final = "LEFT JOIN sitq_dependents d ON d.seq = t.seq AND t.edges IS NOT NULL"
+# Neither an index on states nor the order of rows leads to these: they are due, held up, or wait.
 _UNFINISHED: Final = """
 SELECT seq FROM sitq_tasks INDEXED BY sitq_due WHERE due_at IS NOT NULL
 UNION ALL SELECT seq FROM sitq_limits INDEXED BY sitq_held_up WHERE line IS NOT NULL
+UNION ALL SELECT seq FROM sitq_dependents INDEXED BY sitq_waiting WHERE due_at IS NOT NULL
 """
 _MAX_SORTED: Final = 10_000
 """Up to so many unfinished tasks are read and sorted; of more than that, the newest are near the end of the table."""
@@ -56,10 +59,13 @@ def find(db: sqlite3.Connection, query: TaskQuery) -> list[TaskRecord]:
     way, condition = _way(db, query)
     if condition:
         tests.append(condition)
-    sql = f"SELECT {columns} FROM sitq_tasks t {way} {_LIMITS} {payloads}"
+    sql = f"SELECT {columns} FROM sitq_tasks t {way} {_LIMITS} {_DEPENDENTS} {payloads}"
     if tests:
         sql += f" WHERE {' AND '.join(tests)}"
-    return [_record(row) for row in db.execute(f"{sql} ORDER BY t.seq DESC LIMIT ?", (*values, query.limit))]
+    found = db.execute(f"{sql} ORDER BY t.seq DESC LIMIT ?", (*values, query.limit)).fetchall()
+    dependents = [row[0] for row in found if (row[26] or 0) & edges.HAS_PARENTS]
+    parents = edges.parents_of(db, dependents) if dependents else {}
+    return [_record(row, parents.get(row[0], ())) for row in found]
 
 
 def _way(db: sqlite3.Connection, query: TaskQuery) -> tuple[str, str]:
@@ -72,7 +78,7 @@ def _way(db: sqlite3.Connection, query: TaskQuery) -> tuple[str, str]:
         return "", ""
     if len(statuses) == 1 and statuses <= {Status.FAILED, Status.CANCELLED}:
         return f"INDEXED BY sitq_{next(iter(statuses))}", ""
-    if statuses <= {Status.PENDING, Status.RUNNING}:
+    if statuses <= {Status.WAITING, Status.PENDING, Status.RUNNING}:
         [[unfinished]] = db.execute(
             f"SELECT count(*) FROM ({_UNFINISHED} LIMIT ?)", (_MAX_SORTED + 1,)
         ).fetchall()
@@ -81,9 +87,9 @@ def _way(db: sqlite3.Connection, query: TaskQuery) -> tuple[str, str]:
     return "", ""
 
 
-def _record(row: Sequence[Any]) -> TaskRecord:
+def _record(row: Sequence[Any], parents: tuple[TaskId, ...]) -> TaskRecord:
     key, limit, rate, count, period = row[21:26]
-    payload, result, error = row[26:] or (None, None, None)
+    payload, result, error = row[28:] or (None, None, None)
     return TaskRecord(
         seq=row[0],
         id=row[1],
@@ -105,6 +111,8 @@ def _record(row: Sequence[Any]) -> TaskRecord:
         unique=unique.loaded(unique.Stored._make(row[17:21])),
         concurrency=None if key is None else Concurrency(key, limit),
         rate=None if rate is None else Rate(rate, count, period * MICROSECOND),
+        parents=parents,
+        cancelled_by=row[27],
         payload=payload,
         result=result,
         error=error,

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from sitq.backends.sqlite import limits, notes, registry, rows
+from sitq.backends.sqlite import edges, limits, notes, registry, rows
 from sitq.backends.sqlite.notes import Entry, Written
 from sitq.backends.sqlite.rings import Rings
 from sitq.backends.sqlite.rows import Row
@@ -75,13 +75,13 @@ def are_noted[T](db: sqlite3.Connection, answer: tuple[T, Written | None]) -> bo
 # -- complete --------------------------------------------------------------------------------------
 
 # The state, the fence and the row in one statement: nothing has to be read first. The end of a task with limits has to
-# let others in, so it is looked at.
+# let others in, and others may wait for the end of one with edges: so these are looked at.
 _SUCCEED: Final = """
 UPDATE sitq_tasks SET
     status = 'success', due_at = NULL, finished_at = ?1, expires_at = ?1 + result_ttl, result = ?2, error = NULL
 WHERE id = ?3 AND fence = ?4 AND status = 'running' AND worker IS NOT NULL
 """
-_SUCCEED_PLAIN: Final = f"{_SUCCEED} AND limited IS NULL"
+_SUCCEED_PLAIN: Final = f"{_SUCCEED} AND limited IS NULL AND edges IS NULL"
 _SUCCEED_ALIKE: Final = _SUCCEED_PLAIN.replace("id = ?3", "id IN (SELECT value FROM json_each(?3))")
 _FINISH: Final = """
 UPDATE sitq_tasks SET
@@ -130,6 +130,7 @@ def _complete_each(db: sqlite3.Connection, outcomes: Sequence[Outcome], now: int
     found = rows.by_id(db, (outcome.held.id for outcome in outcomes))
     stale: list[Held] = []
     limited: list[int] = []
+    linked: list[tuple[Row, Status]] = []
     for outcome in outcomes:
         held = outcome.held
         row = found.get(held.id)
@@ -142,11 +143,29 @@ def _complete_each(db: sqlite3.Connection, outcomes: Sequence[Outcome], now: int
             found[row.id] = row._replace(status=status, worker=None)
             if row.limited is not None and status is not Status.RUNNING:
                 limited.append(row.seq)
-        elif row.status != status:
+            if row.edges is not None and status.finished:
+                linked.append((row, status))
+        elif row.status != status and (row.status, status) != (Status.WAITING, Status.PENDING):
             # Already ended under this fence. The same outcome again is a repeated message, another one is too late.
             stale.append(held)
     limits.end(db, limited, rings)
+    if linked:
+        _end_linked(db, linked, now, rings)
     return stale
+
+
+def _end_linked(db: sqlite3.Connection, linked: Sequence[tuple[Row, Status]], now: int, rings: Rings) -> None:
+    edges.end(
+        db,
+        [(row.seq, status) for row, status in linked if (row.edges or 0) & edges.HAS_CHILDREN],
+        now,
+        rings,
+    )
+    succeeded = [
+        row.seq for row, status in linked if status is Status.SUCCESS and (row.edges or 0) & edges.HAS_PARENTS
+    ]
+    if succeeded:
+        edges.need_no_more(db, succeeded)
 
 
 def _apply(
@@ -165,7 +184,10 @@ def _apply(
     elif status is Status.PENDING and isinstance(outcome, Retried | Released):
         due_at = now if outcome.at is None else micros(outcome.at)
         db.execute(_GIVE_BACK, (due_at, isinstance(outcome, Released), outcome.error, row.seq))
-        rings.queues.add(row.queue)
+        if row.edges is not None and edges.is_open(db, row.seq):
+            edges.put_behind(db, row.seq, due_at)
+        else:
+            rings.queues.add(row.queue)
     else:
         keep_for = outcome.keep_for // MICROSECOND if isinstance(outcome, Failed) else 0
         db.execute(_FINISH, (status, now, keep_for, outcome.error, row.seq))

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from sitq.backends.sqlite import limits, rates, registry
+from sitq.backends.sqlite import edges, limits, rates, registry
 from sitq.backends.sqlite.limits import Gate, Limits, Turn
 from sitq.backends.sqlite.rings import Rings
 from sitq.backends.sqlite.schema import moment
@@ -69,7 +69,8 @@ WHERE seq IN (SELECT value FROM json_each(?5))
 _TAKE_PLAIN: Final = f"{_TAKE} AND (limited IS NULL OR status = 'running')"
 # CROSS JOIN keeps the order of the list.
 _TAKEN: Final = """
-SELECT t.id, t.name, t.queue, p.payload, t.attempt, t.crashes, t.max_crashes, t.metadata, t.cancel_requested
+SELECT t.id, t.name, t.queue, p.payload, t.attempt, t.crashes, t.max_crashes, t.metadata, t.cancel_requested,
+    CASE WHEN t.edges & 1 THEN t.seq END
 FROM json_each(?) AS wanted
 CROSS JOIN sitq_tasks AS t ON t.seq = wanted.value
 CROSS JOIN sitq_payloads AS p ON p.seq = t.seq
@@ -202,13 +203,15 @@ def _let_in(
 
 
 def _taken(db: sqlite3.Connection, fence: int, turns: Sequence[Turn]) -> list[ReservedTask]:
+    found = db.execute(_TAKEN, (json.dumps([seq for _, _, seq in turns]),)).fetchall()
+    dependents = [row[-1] for row in found if row[-1] is not None]
+    parents = edges.parents_of(db, dependents) if dependents else {}
     return [
         ReservedTask(
             task_id, fence, name, queue, payload, attempt, crashes, max_crashes,
-            None if metadata is None else json.loads(metadata), bool(cancelled),
+            None if metadata is None else json.loads(metadata), bool(cancelled), parents.get(dependent, ()),
         )
-        for task_id, name, queue, payload, attempt, crashes, max_crashes, metadata, cancelled
-        in db.execute(_TAKEN, (json.dumps([seq for _, _, seq in turns]),))
+        for task_id, name, queue, payload, attempt, crashes, max_crashes, metadata, cancelled, dependent in found
     ]  # fmt: skip
 
 

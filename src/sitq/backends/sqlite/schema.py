@@ -60,6 +60,7 @@ CREATE TABLE sitq_tasks (
     unique_bound INTEGER,
     unique_replace INTEGER,
     limited INTEGER,
+    edges INTEGER,
     result BLOB,
     error BLOB
 ) STRICT;
@@ -132,6 +133,31 @@ CREATE TABLE sitq_starts (
 CREATE INDEX sitq_starts_at ON sitq_starts (rate, at);
 """
 
+# One row in `sitq_dependents` for each task that has parents; while it waits, its `due_at` lies there. `holds` says of
+# an edge whether it keeps its child from running: 1 while the parent has not finished, 2 when that ended in a state
+# that `accepts` (a bit for each) does not allow, and nothing when it is met. So whether a child may go is one seek,
+# however many parents it has.
+_EDGES: Final = """
+CREATE TABLE sitq_dependents (
+    seq INTEGER PRIMARY KEY,
+    due_at INTEGER,
+    cancelled_by TEXT
+) STRICT;
+CREATE INDEX sitq_waiting ON sitq_dependents (seq) WHERE due_at IS NOT NULL;
+
+CREATE TABLE sitq_edges (
+    child INTEGER NOT NULL,
+    position INTEGER NOT NULL,
+    parent INTEGER NOT NULL,
+    parent_id TEXT NOT NULL,
+    accepts INTEGER NOT NULL,
+    holds INTEGER,
+    PRIMARY KEY (child, position)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX sitq_children ON sitq_edges (parent, child);
+CREATE INDEX sitq_holding ON sitq_edges (child, holds) WHERE holds IS NOT NULL;
+"""
+
 _STORE: Final = """
 CREATE TABLE sitq_listeners (
     port INTEGER PRIMARY KEY,
@@ -161,7 +187,7 @@ CREATE TABLE sitq_workers (
 CREATE TABLE sitq_documents (name TEXT PRIMARY KEY, data BLOB NOT NULL) STRICT, WITHOUT ROWID;
 """
 
-MIGRATIONS: Final = {1: _TASKS + _LIMITS + _STORE}
+MIGRATIONS: Final = {1: _TASKS + _LIMITS + _EDGES + _STORE}
 """The script that leads to each version from the one before."""
 
 

@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Final, NamedTuple
 
 from sitq.backends.sqlite import limits
+from sitq.backends.sqlite.edges import HAS_PARENTS
 from sitq.backends.sqlite.rings import Rings
 from sitq.backends.sqlite.schema import HOLDS_KEY, micros, moment
 from sitq.model import Status, TaskId, Unique, Until
@@ -12,7 +13,7 @@ from sitq.model import Status, TaskId, Unique, Until
 _INSTANT: Final = "instant"
 _PASSED: Final = "passed"
 _HOLDER: Final = f"""
-SELECT seq, id, fence, status, queue, limited, unique_until, unique_bound FROM sitq_tasks INDEXED BY sitq_unique
+SELECT seq, id, fence, status, queue, limited, edges, unique_until, unique_bound FROM sitq_tasks INDEXED BY sitq_unique
 WHERE unique_key = ? AND {HOLDS_KEY}
 """
 
@@ -35,6 +36,7 @@ class Holder(NamedTuple):
     status: str
     queue: str
     limited: int | None
+    edges: int | None
     until: str
     bound: int | None
 
@@ -73,8 +75,8 @@ def holder(db: sqlite3.Connection, key: str, now: int) -> Holder | None:
 def replace(
     db: sqlite3.Connection, found: Holder, payload: bytes, due_at: int, now: int, rings: Rings
 ) -> None:
-    """Give the holder of a key what the second one brings, unless it was reserved already."""
-    if found.fence or found.status != Status.PENDING:
+    """Give the holder of a key what the second one brings, unless it was reserved already or depends on others."""
+    if found.fence or found.status != Status.PENDING or (found.edges or 0) & HAS_PARENTS:
         return
     if found.limited is not None:
         limits.forgo(db, [found.seq], now, rings)
