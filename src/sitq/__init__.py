@@ -9,6 +9,7 @@ from sitq.errors import (
     BackendError,
     BackendSchemaError,
     BackendTimeoutError,
+    PayloadRefusedError,
     PayloadTooLargeError,
     QueueClosedError,
     QueueEmptyError,
@@ -37,6 +38,21 @@ from sitq.progress import Progress
 from sitq.queue import TaskQueue
 from sitq.retry import RetryPolicy
 from sitq.schedules import ScheduleRecord
+from sitq.serialization import (
+    About,
+    CallParts,
+    CloudpickleSerializer,
+    Compressed,
+    Encrypted,
+    JSONSerializer,
+    MsgpackSerializer,
+    OldPayload,
+    Purpose,
+    Serializer,
+    Signed,
+    TreeSerializer,
+    Versioned,
+)
 from sitq.stream import Streamed
 from sitq.sync import SyncEnqueuer, SyncTaskQueue
 from sitq.task import Call, Task, call, task
@@ -76,6 +92,20 @@ __all__ = [
     "Snooze",
     "Cancel",
     "Worker",
+    # -- Write as bytes
+    "Serializer",
+    "About",
+    "Purpose",
+    "CallParts",
+    "CloudpickleSerializer",
+    "JSONSerializer",
+    "MsgpackSerializer",
+    "TreeSerializer",
+    "Compressed",
+    "Signed",
+    "Encrypted",
+    "Versioned",
+    "OldPayload",
     # -- Store
     "Backend",
     # -- Errors
@@ -89,6 +119,7 @@ __all__ = [
     "TaskRetryExhaustedError",
     "TaskCancelledError",
     "TaskSerializationError",
+    "PayloadRefusedError",
     "PayloadTooLargeError",
     "QueueError",
     "QueueClosedError",

@@ -16,7 +16,7 @@ from sitq.errors import (
 )
 from sitq.failure import decode_error
 from sitq.model import Status, TaskId, TaskRecord
-from sitq.serialization import decode_value
+from sitq.serialization import Codec, Purpose
 from sitq.stream import Streamed
 
 
@@ -74,13 +74,15 @@ class Result[R]:
                 )
 
 
-def result_of(record: TaskRecord) -> Result[Any]:
+def result_of(record: TaskRecord, codec: Codec) -> Result[Any]:
     """A record that was read with its bytes, as its caller sees it. Raises `TaskSerializationError`."""
-    error = None if record.error is None else decode_error(record.error)
+    error = None
+    if record.error is not None:
+        error = decode_error(codec.unseal(record.error, record.id, Purpose.ERROR))
     return Result(
         id=record.id,
         status=record.status,
-        value=decode_value(record.result)
+        value=codec.decode_value(record.result, record.id, Purpose.RESULT, record.name)
         if record.status is Status.SUCCESS and record.result is not None
         else None,
         error=error.message if error else None,

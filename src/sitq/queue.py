@@ -43,9 +43,10 @@ from sitq.schedules import (
     list_schedules,
     remove_schedule,
     save_schedules,
+    schedule_id,
     set_schedule_paused,
 )
-from sitq.serialization import encode_call
+from sitq.serialization import Purpose, Serializer, make_codec
 from sitq.stream import Streamed, stream
 from sitq.task import Call, Task, check_arguments, check_callable, has_parameter
 from sitq.terms import NO_TERMS, terms
@@ -69,13 +70,17 @@ class TaskQueue:
         max_payload: Largest encoded call or result, in bytes.
         max_pending: How many tasks may be pending, for each queue or for those in a mapping by name. An `enqueue` that
             would exceed it raises `QueueFullError`. It bounds what this object enqueues; give it to all producers.
+        serializer: How calls and results become bytes: `cloudpickle`, `json`, `msgpack` or a `Serializer`. What another
+            one wrote is refused. Give the same to producers, workers and readers.
+        also_reads: Serializers whose bytes are read besides, for as long as there are tasks of theirs.
 
     Attributes:
         emitter: Hands out the events of this queue and its workers; `on` adds to it.
+        codec: The serializer with its limit, for workers.
         declared: The schedules that `cron` declared, by name. They are stored when the queue is opened.
 
     Raises:
-        ValidationError: The URL, `max_payload` or `max_pending` is not usable.
+        ValidationError: The URL, `max_payload`, `max_pending`, `serializer` or `also_reads` is not usable.
     """
 
     def __init__(
@@ -84,6 +89,8 @@ class TaskQueue:
         *,
         max_payload: int = DEFAULT_MAX_PAYLOAD,
         max_pending: int | Mapping[str, int] | None = None,
+        serializer: str | Serializer = "cloudpickle",
+        also_reads: Collection[str | Serializer] = (),
     ) -> None:
         if not isinstance(max_payload, int) or isinstance(max_payload, bool) or max_payload < 1:
             raise ValidationError(
@@ -97,6 +104,7 @@ class TaskQueue:
             )
         self.backend: Final[Backend] = backend
         self.max_payload: Final = max_payload
+        self.codec: Final = make_codec(serializer, also_reads, max_payload)
         self._max_pending: Final = _max_pending(max_pending)
         self.emitter: Final = Emitter()
         self.declared: Final[dict[str, Declared]] = {}
@@ -241,7 +249,7 @@ class TaskQueue:
             return {task.queue: self._max_pending for task in tasks}
         return self._max_pending
 
-    def _new_task(self, call: Call[Any], given: TaskOptions) -> NewTask:
+    def _new_task(self, call: Call[Any], given: TaskOptions, schedule: str | None = None) -> NewTask:
         if not isinstance(call, Call):
             raise ValidationError(
                 f"enqueue_many got a {type(call).__qualname__}: give calls, as in "
@@ -255,10 +263,17 @@ class TaskQueue:
         known = NO_TERMS
         if options is not _NO_OPTIONS:
             known = terms(options, name=name, queue=queue, now=datetime.now(UTC))
+        task_id = new_id() if options.id is None else options.id
+        # One that may take the place of another gets that one's id.
+        whose = None if known.unique is not None and known.unique.replace else task_id
+        if schedule is None:
+            payload = self.codec.encode_call(call, options.context, known.rules, whose)
+        else:
+            payload = self.codec.encode_call(call, options.context, known.rules, schedule, Purpose.SCHEDULE)
         return NewTask(
-            new_id() if options.id is None else options.id,
+            task_id,
             name,
-            encode_call(call, options.context, max_payload=self.max_payload, rules=known.rules),
+            payload,
             queue,
             0 if options.priority is None else options.priority,
             known.due_at,
@@ -285,9 +300,9 @@ class TaskQueue:
             TaskSerializationError: The value cannot be read here: its module is missing, or another Python wrote it.
         """
         if timeout is None:
-            return result_of(await self._record(task_id, with_bytes=True))
+            return result_of(await self._record(task_id, with_bytes=True), self.codec)
         check_task_id(task_id)
-        return result_of(await self._ended(task_id, seconds(timeout, "timeout")))
+        return result_of(await self._ended(task_id, seconds(timeout, "timeout")), self.codec)
 
     async def _ended(self, task_id: TaskId, wait: float) -> TaskRecord:
         """The record of a task, once it has finished. Raises `TaskTimeoutError` if that takes longer than `wait`."""
@@ -314,7 +329,7 @@ class TaskQueue:
     async def get(self, task_id: TaskId) -> TaskDetails:
         """Everything that is stored about a task, but its bytes. Raises `TaskNotFoundError` for an unknown id."""
         record = await self._record(task_id, with_bytes=True)
-        return details(record, await (await self._ready()).notes(task_id, limit=_ALL_NOTES))
+        return details(record, await (await self._ready()).notes(task_id, limit=_ALL_NOTES), self.codec)
 
     async def find(
         self,
@@ -359,10 +374,11 @@ class TaskQueue:
         Raises:
             TaskNotFoundError: Unknown id, or pruned.
             ValidationError: `after` is no cursor.
+            TaskSerializationError: An entry cannot be read with the serializer of this queue.
         """
         check_task_id(task_id)
         backend = await self._ready()
-        entries = stream(backend, lambda: self._record(task_id, with_bytes=True), task_id, after)
+        entries = stream(backend, lambda: self._record(task_id, with_bytes=True), task_id, after, self.codec)
         async with aclosing(entries):  # a reader may leave early
             async for entry in entries:
                 yield entry
@@ -560,7 +576,10 @@ class TaskQueue:
         await remove_schedule(await self._ready(), name)
 
     async def _save(self, new: Iterable[Declared]) -> None:
-        made = [(one.schedule, self._new_task(one.call, one.options)) for one in new]
+        made = [
+            (one.schedule, self._new_task(one.call, one.options, schedule_id(one.schedule.name)))
+            for one in new
+        ]
         await save_schedules(self.backend, made, datetime.now(UTC))
 
     async def _record(self, task_id: TaskId, *, with_bytes: bool = False) -> TaskRecord:

@@ -39,7 +39,7 @@ from sitq.model import (
     Succeeded,
     TaskId,
 )
-from sitq.serialization import decode_call
+from sitq.serialization import Codec, Purpose
 from sitq.task import Call, check_arguments, check_callable
 from sitq.worker.fork import end_if_forked
 from sitq.worker.judge import expire, judge_error, judge_value, left_behind, on_last_chance, park, refuse
@@ -87,7 +87,7 @@ class Executor:
         interrupted: Callable[[], bool],
         slots: Slots,
         outbox: Outbox,
-        max_payload: int,
+        codec: Codec,
         clock: Clock,
         emit: Emitter,
     ) -> None:
@@ -100,7 +100,7 @@ class Executor:
         self._slots = slots
         self._outbox = outbox
         self._post = outbox.put
-        self._max_payload = max_payload
+        self._codec = codec
         self._now = clock.now
         self._emit = emit
         self._runs: dict[Held, Run] = {}
@@ -151,7 +151,7 @@ class Executor:
             self._end_unrun(reserved, outcome)
             return None
         try:
-            call, context, rules = decode_call(reserved.payload)
+            call, context, rules = self._codec.decode_call(reserved.payload, reserved.id)
             if (outcome := expire(reserved, rules, self._now)) is not None:
                 self._end_unrun(reserved, outcome)
                 return None
@@ -161,7 +161,7 @@ class Executor:
             self._end_unrun(reserved, park(reserved, error, self._now))
             return None
         held = reserved.held
-        run = Run(reserved, held, rules, time.monotonic(), self._post, self._emit, self._max_payload)
+        run = Run(reserved, held, rules, time.monotonic(), self._post, self._emit, self._codec)
         self._runs[held] = run
         current = _current(run, context)
         loop = asyncio.get_running_loop()
@@ -235,15 +235,21 @@ class Executor:
                 run.task.cancel()  # the second one: what waits for a thread lets go of it
 
     def _end_unrun(self, reserved: ReservedTask, outcome: Outcome) -> None:
-        self._report(outcome, ())
+        self._report(self._sealed(outcome), ())
         self._announce_end(reserved, outcome)
         self._slots.give_back()
 
     def _end_run(self, run: Run, outcome: Outcome) -> None:
         run.reported = True
         self._fewer.set()
-        self._report(outcome, self._outbox.take(run.held))
+        self._report(self._sealed(outcome), self._outbox.take(run.held))
         self._announce_end(run.reserved, outcome, run)
+
+    def _sealed(self, outcome: Outcome) -> Outcome:
+        """An outcome as it is stored: its error may hold what the arguments held."""
+        if isinstance(outcome, Succeeded) or outcome.error is None or not self._codec.seals:
+            return outcome
+        return outcome._replace(error=self._codec.seal(outcome.error, outcome.held.id, Purpose.ERROR))
 
     # -- The pipeline ------------------------------------------------------------------------------
 

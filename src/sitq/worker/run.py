@@ -10,6 +10,7 @@ from typing import Any
 from sitq.emitter import Emitter
 from sitq.model import Held, NewNote, NoteKind, ReservedTask
 from sitq.rules import RunRules
+from sitq.serialization import Codec, Purpose
 
 
 class Stop(Enum):
@@ -42,7 +43,7 @@ class Run:
     started: float
     post: Callable[[NewNote], None]
     emit: Emitter
-    max_payload: int
+    codec: Codec
     task: asyncio.Task[None] | None = None
     timer: asyncio.TimerHandle | None = None
     stop: Stop | None = None
@@ -60,6 +61,8 @@ class Run:
     def say(self, kind: NoteKind, data: bytes, event: type[Any], *details: Any) -> None:
         if self.reported:
             return
+        if self.codec.seals and kind is not NoteKind.VALUE:  # a value is encoded already
+            data = self.codec.seal(data, self.held.id, Purpose(kind))
         self.post(NewNote(self.held, kind, data))
         if self.emit.wants(event):
             about = self.reserved

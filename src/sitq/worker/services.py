@@ -13,6 +13,7 @@ from sitq.emitter import Emitter
 from sitq.errors import WorkerBusyError, WorkerError, WorkerStoppedError
 from sitq.events import WorkerStarted, WorkerStopped, WorkerStopping
 from sitq.model import ReservedTask, TaskId
+from sitq.serialization import Codec
 from sitq.task import Call
 from sitq.worker.completer import Completer
 from sitq.worker.executor import Executor
@@ -37,7 +38,7 @@ class Services:
     """The services of one run of a worker, wired together, with their start and their end."""
 
     def __init__(
-        self, config: WorkerConfig, backend: Backend, *, max_payload: int, until_idle: bool, emit: Emitter
+        self, config: WorkerConfig, backend: Backend, *, codec: Codec, until_idle: bool, emit: Emitter
     ) -> None:
         clock: Clock = SystemClock()
         self._backend = backend
@@ -48,7 +49,9 @@ class Services:
         self._coroutines = AsyncRunner()
         self._slots = Slots(config.concurrency)
         self._outbox = Outbox(config.id, backend, emit)
-        self._completer = Completer(config.id, backend, emit, late=self._outbox.late)
+        self._completer = Completer(
+            config.id, backend, emit, late=self._outbox.late, seal=codec.seal if codec.seals else None
+        )
         self.executor = Executor(
             config.id,
             run_call=self._run_call,
@@ -57,7 +60,7 @@ class Services:
             interrupted=self._interrupted,
             slots=self._slots,
             outbox=self._outbox,
-            max_payload=max_payload,
+            codec=codec,
             clock=clock,
             emit=emit,
         )
@@ -85,7 +88,7 @@ class Services:
             emit=emit,
         )
         self._pruner = Pruner(config.id, backend, emit)
-        self._ticker = Ticker(config.id, backend, clock, emit)
+        self._ticker = Ticker(config.id, backend, clock, emit, rebind=codec.rebind if codec.seals else None)
         self._slots.on_free = self._fetcher.slot_freed
         self._completer.on_settled = self._fetcher.settled
         self._loops: list[asyncio.Task[None]] = []

@@ -175,9 +175,7 @@ class Worker:
 
     def _make_services(self, *, until_idle: bool = False) -> Services:
         queue = self._queue
-        return Services(
-            self.config, queue.backend, max_payload=queue.max_payload, until_idle=until_idle, emit=self._emit
-        )
+        return Services(self.config, queue.backend, codec=queue.codec, until_idle=until_idle, emit=self._emit)
 
     async def _start(self, *, until_idle: bool = False) -> Services:
         if self._used:
