@@ -20,7 +20,7 @@ def test_what_was_written_once_is_read(name: str) -> None:
 
 
 def test_there_is_a_file_of_every_format_and_form() -> None:
-    assert FILES == sorted(f"{folder}/{form}.bin" for folder in serializers() for form in FORMS)
+    assert sorted(f"{folder}/{form}.bin" for folder in serializers() for form in FORMS) == FILES
 
 
 def test_the_usual_bytes_are_the_ones_of_the_first_release() -> None:

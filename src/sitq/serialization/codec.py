@@ -19,7 +19,8 @@ from sitq.serialization.pickles import (
     encode_value,
     result_too_large,
 )
-from sitq.serialization.several import rebind, with_others
+from sitq.serialization.several import Several, with_others
+from sitq.serialization.wrapper import rebind
 from sitq.task import Call
 
 
@@ -108,6 +109,8 @@ class Codec:
         """Return the call of a schedule as that of a task. Raises `TaskSerializationError` and nothing else."""
         try:
             old, new = About(schedule, Purpose.SCHEDULE), About(task, Purpose.CALL)
+            if isinstance(self.serializer, Several):
+                return self.serializer.rebind(data, old, new)
             return rebind(self.serializer, data, old, new)
         except TaskSerializationError:
             raise

@@ -185,9 +185,15 @@ class CloudpickleSerializer:
 
 
 def unsealed(data: bytes, about: About, reader: str) -> bytes:
-    """Return what nobody has sealed. Raises `PayloadRefusedError` for an error or a progress that is sealed."""
-    # Neither a call, which is in an envelope anyhow, nor a line, in which any text may stand.
-    if about.purpose in (Purpose.ERROR, Purpose.PROGRESS) and data[:2] == MAGIC:
+    """Return what nobody has sealed. Raises `PayloadRefusedError` for what says that another serializer wrote it."""
+    match about.purpose:
+        case Purpose.LOG:
+            return data  # any text may stand there
+        case Purpose.ERROR | Purpose.PROGRESS:
+            mine = data[:2] != MAGIC
+        case _:
+            mine = name_of(data) == reader
+    if not mine:
         raise foreign(about.purpose, name_of(data), reader)
     return data
 

@@ -10,6 +10,7 @@ from sitq.errors import PayloadRefusedError, TaskSerializationError, ValidationE
 from sitq.serialization.about import About, CallParts, Serializer
 from sitq.serialization.choose import make_serializer
 from sitq.serialization.envelope import name_of
+from sitq.serialization.wrapper import rebind
 
 
 class Several:
@@ -38,7 +39,7 @@ class Several:
     def unseal(self, data: bytes, about: About, /) -> bytes:
         return self._read(data, lambda one: one.unseal(data, about))
 
-    def bound_anew(self, data: bytes, old: About, new: About) -> bytes:
+    def rebind(self, data: bytes, old: About, new: About) -> bytes:
         """As `rebind`; by who can read it, so that nothing gets a signature by being read without one."""
         return self._read(data, lambda one: rebind(one, data, old, new))
 
@@ -68,10 +69,3 @@ def with_others(main: Serializer, also_reads: object) -> Serializer:
         raise ValidationError(f"also_reads is {kind(also_reads)}: give a list of serializers")
     others = [make_serializer(one, "one of also_reads") for one in also_reads]
     return Several(main, others) if others else main
-
-
-def rebind(serializer: Serializer, data: bytes, old: About, new: About) -> bytes:
-    """Return the bytes of a call for another task. Raises `PayloadRefusedError` if they are not what `old` says."""
-    if isinstance(serializer, Several):
-        return serializer.bound_anew(data, old, new)
-    return serializer.seal(serializer.unseal(data, old), new)

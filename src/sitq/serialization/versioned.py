@@ -11,7 +11,7 @@ from sitq.errors import TaskSerializationError, ValidationError
 from sitq.failure import reason, type_name
 from sitq.serialization.about import About, CallParts, Purpose, Serializer
 from sitq.serialization.envelope import name_of, pack, unpack
-from sitq.serialization.wrapper import Wrapper
+from sitq.serialization.wrapper import Wrapper, rebind
 
 _SIZE: Final = 4
 
@@ -90,6 +90,10 @@ class Versioned(Wrapper):
 
     def unseal(self, data: bytes, about: About, /) -> bytes:
         return self.inner.unseal(data, about)
+
+    def rebind(self, data: bytes, old: About, new: About, /) -> bytes:
+        version, inner = self._opened(data, old)
+        return pack(self.name, version.to_bytes(_SIZE) + rebind(self.inner, inner, old, new))
 
     def _opened(self, data: bytes, about: About) -> tuple[int, bytes]:
         if name_of(data) != self.name:

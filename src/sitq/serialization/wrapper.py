@@ -57,8 +57,19 @@ class Wrapper(ABC):
     def unseal(self, data: bytes, about: About, /) -> bytes:
         return self.inner.unseal(self.unwrap(data, about), about)
 
+    def rebind(self, data: bytes, old: About, new: About, /) -> bytes:
+        """As the function `rebind`."""
+        return self.wrap(rebind(self.inner, self.unwrap(data, old), old, new), new)
+
     def __repr__(self) -> str:
         return f"{type(self).__qualname__}({self.inner!r})"
+
+
+def rebind(serializer: Serializer, data: bytes, old: About, new: About) -> bytes:
+    """Return the bytes of a call for another task. Raises `PayloadRefusedError` if they are not what `old` says."""
+    if isinstance(serializer, Wrapper):
+        return serializer.rebind(data, old, new)
+    return serializer.seal(serializer.unseal(data, old), new)
 
 
 def is_verified(serializer: Serializer) -> bool:
