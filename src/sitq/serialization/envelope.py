@@ -22,10 +22,6 @@ _NAME: Final = re.compile(rb"[a-z][a-z0-9_.-]{0,31}")
 _PICKLES: Final = "cloudpickle"
 
 
-class ForeignPayloadError(PayloadRefusedError):
-    """Another serializer wrote these bytes. Told apart inside sitq only."""
-
-
 def check_name(name: object) -> str:
     """Return the name of a serializer. Raises `ValidationError`."""
     if isinstance(name, str) and name.isascii() and _NAME.fullmatch(name.encode()):
@@ -88,10 +84,10 @@ def name_of(data: bytes) -> str:
     return name.decode() if data[2] == _VERSION and len(name) == data[3] and _NAME.fullmatch(name) else ""
 
 
-def foreign(what: str, writer: str, reader: str) -> ForeignPayloadError:
+def foreign(what: str, writer: str, reader: str) -> PayloadRefusedError:
     """The error for bytes that another serializer wrote."""
     wrote = f"was written by the serializer {writer}" if writer else "says of no serializer that it wrote it"
-    return ForeignPayloadError(
+    return PayloadRefusedError(
         f"this {what} {wrote}, and here {reader} reads: give the queue the serializer of who wrote it, or name that in "
         "also_reads"
     )
