@@ -11,7 +11,7 @@ from typing import Any, Final
 from zlib import crc32
 from zoneinfo import ZoneInfo
 
-import msgpack
+import msgpack  # type: ignore[import-untyped]
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st

@@ -363,7 +363,7 @@ def test_an_upcaster_that_fails_is_named() -> None:
     ):
         Versioned(json(), 2, {1: from_1}).decode_call(data, CALL)
     with pytest.raises(TaskSerializationError, match=r"upcaster from version 1 returned a str"):
-        Versioned(json(), 2, {1: lambda old: "no"}).decode_call(data, CALL)  # type: ignore[arg-type, return-value]
+        Versioned(json(), 2, {1: lambda old: "no"}).decode_call(data, CALL)  # type: ignore[dict-item, return-value]
 
 
 @pytest.mark.parametrize(
@@ -502,7 +502,11 @@ def test_what_cannot_travel_to_a_child_is_a_typed_error() -> None:
     import threading
 
     lock = threading.Lock()
-    own = TreeSerializer("own", lambda tree, lock=lock: b"", lambda data: None)
+
+    def dumps(tree: Any) -> bytes:
+        return repr((lock, tree)).encode()
+
+    own = TreeSerializer("own", dumps, lambda data: None)
     with pytest.raises(TaskSerializationError, match="the serializer own cannot be sent to a child process"):
         to_child(own)
     with pytest.raises(TaskSerializationError, match="cannot be loaded in this process"):
@@ -537,14 +541,15 @@ class Broken(JSONSerializer):
 def test_whatever_a_serializer_raises_is_a_typed_error() -> None:
     codec = make_codec(Broken())
     call, context, rules = PARTS
-    for attempt in (
+    attempts: tuple[Callable[[], Any], ...] = (
         lambda: codec.encode_call(call, context, rules, "t1"),
         lambda: codec.decode_call(b"", "t1"),
         lambda: codec.encode_value(1, "t1", Purpose.RESULT),
         lambda: codec.decode_value(b"", "t1", Purpose.RESULT, "work"),
         lambda: codec.unseal(b"", "t1", Purpose.ERROR),
         lambda: codec.rebind(b"", "schedule/a", "t1"),
-    ):
+    )
+    for attempt in attempts:
         with pytest.raises(TaskSerializationError):
             attempt()
     # Never unprotected, and never lost with what it is about.
