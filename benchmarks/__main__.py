@@ -18,6 +18,7 @@ from benchmarks.footprint import idle, memory
 from benchmarks.limited import limited
 from benchmarks.measure import Figure, Scale
 from benchmarks.progress import progress
+from benchmarks.serializers import serializers
 from benchmarks.stored import stored
 from benchmarks.unique import unique
 from benchmarks.wakeup import wakeup
@@ -33,6 +34,7 @@ BENCHMARKS: dict[str, Callable[[Scale], AsyncIterator[Figure]]] = {
     "limited": limited,
     "progress": progress,
     "due": due,
+    "serializers": serializers,
 }
 
 
