@@ -277,6 +277,18 @@ def test_depths_lengths_and_numbers_of_any_size_are_refused(name: str, body: byt
     read_all(SAFE[name], pack(name, body))
 
 
+@pytest.mark.parametrize("tag", ["set", "frozenset", "dict"])
+def test_keys_of_one_hash_are_refused(tag: str) -> None:
+    """Each is compared with all before it: seconds for a row of a megabyte."""
+    numbers = [{"$": "int", "v": hex(number * sys.hash_info.modulus)} for number in range(20_000)]
+    items = [[number, 1] for number in numbers] if tag == "dict" else numbers
+    codec = make_codec(SAFE["json"])
+    with pytest.raises(TaskSerializationError, match="more than 100 keys of it have one hash"):
+        READS["result"](codec, pack("json", json.dumps({"$": tag, "v": items}).encode()))
+    few = items[:100]
+    assert len(READS["result"](codec, pack("json", json.dumps({"$": tag, "v": few}).encode()))) == 100
+
+
 def test_pickles_are_refused_unread_by_all_others() -> None:
     """`watch` would see the name that it looks up."""
     body = b"cbuiltins\nprint\n(S'read'\ntR."

@@ -161,7 +161,7 @@ def test_a_signature_is_what_it_is_said_to_be() -> None:
 
     data = Signed(json(), {"k1": NEW}).seal(b"inside", About("t1", Purpose.LOG))
     body = unpack(data, "signed", "log")
-    parts = (b"signed", b"\x01\x02k1", b"log", b"t1")
+    parts = (b"signed/1", b"\x01\x02k1", b"log", b"t1")
     text = b"".join(len(part).to_bytes(4) + part for part in parts) + b"inside"
     assert body == b"\x01\x02k1" + hmac.new(NEW, text, hashlib.sha256).digest() + b"inside"
 
@@ -177,7 +177,7 @@ def test_encrypted_bytes_tell_nothing_and_are_never_the_same() -> None:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
     body = unpack(one, "aes-gcm", "result")
-    bound = b"".join(len(part).to_bytes(4) + part for part in (b"aes-gcm", b"\x01\x01k", b"result", b"t1"))
+    bound = b"".join(len(part).to_bytes(4) + part for part in (b"aes-gcm/1", b"\x01\x01k", b"result", b"t1"))
     inner = AESGCM(NEW).decrypt(body[3:15], body[15:], bound)
     assert json().decode_value(inner, about) == "secret"
 

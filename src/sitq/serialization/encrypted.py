@@ -12,6 +12,8 @@ from sitq.serialization.wrapper import Wrapper
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+_NAME: Final = "aes-gcm"
+_FORMAT: Final = f"{_NAME}/1"
 _NONCE: Final = 12
 _LENGTHS: Final = (16, 24, 32)
 
@@ -31,7 +33,7 @@ class Encrypted(Wrapper):
         ValidationError: `inner` or `keys` is not usable, or the extra is missing; the message holds no key.
     """
 
-    name = "aes-gcm"
+    name = _NAME
     verifies = True
 
     def __init__(self, inner: Serializer | str, keys: Keys) -> None:
@@ -42,14 +44,14 @@ class Encrypted(Wrapper):
     def wrap(self, data: bytes, about: About, /) -> bytes:
         name, key = self._keys.first
         label, nonce = label_for(name, about), os.urandom(_NONCE)
-        secret = _cipher(key).encrypt(nonce, data, label.authenticated(self.name, about))
+        secret = _cipher(key).encrypt(nonce, data, label.authenticated(_FORMAT, about))
         return pack(self.name, label.data + nonce + secret)
 
     def unwrap(self, data: bytes, about: About, /) -> bytes:
         label, rest = read_label(unpack(data, self.name, about.purpose), about)
         key = self._keys.find(label.key, about.purpose)
         try:
-            return _cipher(key).decrypt(rest[:_NONCE], rest[_NONCE:], label.authenticated(self.name, about))
+            return _cipher(key).decrypt(rest[:_NONCE], rest[_NONCE:], label.authenticated(_FORMAT, about))
         except Exception:  # a bad tag, or too short for one: neither tells more
             raise refused(about) from None
 

@@ -110,7 +110,11 @@ class Label:
         self.data = bytes([_BOUND if bound else _FREE, len(key)]) + key.encode()
 
     def authenticated(self, format: str, about: About) -> bytes:
-        """What must not differ when the bytes are read: their format, this label, what they are for, and whose."""
+        """What must not differ when the bytes are read: their format, this label, what they are for, and whose.
+
+        Args:
+            format: Name and version.
+        """
         task = (about.task or "").encode("utf-8", "surrogatepass") if self._bound else b""
         parts = (format.encode(), self.data, about.purpose.encode(), task)
         return b"".join(len(part).to_bytes(4) + part for part in parts)

@@ -8,6 +8,8 @@ from sitq.serialization.envelope import pack, unpack
 from sitq.serialization.keys import Keys, key_ring, label_for, read_label, refused
 from sitq.serialization.wrapper import Wrapper
 
+_NAME: Final = "signed"
+_FORMAT: Final = f"{_NAME}/1"
 _HASH: Final = "sha256"
 _SIZE: Final = 32
 
@@ -26,7 +28,7 @@ class Signed(Wrapper):
         ValidationError: `inner` or `keys` is not usable; the message names it and holds no key.
     """
 
-    name = "signed"
+    name = _NAME
     verifies = True
 
     def __init__(self, inner: Serializer | str, keys: Keys) -> None:
@@ -36,16 +38,14 @@ class Signed(Wrapper):
     def wrap(self, data: bytes, about: About, /) -> bytes:
         name, key = self._keys.first
         label = label_for(name, about)
-        mac = hmac.digest(key, label.authenticated(self.name, about) + data, _HASH)
+        mac = hmac.digest(key, label.authenticated(_FORMAT, about) + data, _HASH)
         return pack(self.name, label.data + mac + data)
 
     def unwrap(self, data: bytes, about: About, /) -> bytes:
         label, rest = read_label(unpack(data, self.name, about.purpose), about)
         key = self._keys.find(label.key, about.purpose)
         mac, inner = rest[:_SIZE], rest[_SIZE:]
-        if not hmac.compare_digest(
-            hmac.digest(key, label.authenticated(self.name, about) + inner, _HASH), mac
-        ):
+        if not hmac.compare_digest(hmac.digest(key, label.authenticated(_FORMAT, about) + inner, _HASH), mac):
             raise refused(about)
         return inner
 

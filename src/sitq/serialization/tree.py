@@ -15,6 +15,7 @@ import enum
 import math
 import zoneinfo
 from base64 import b64decode, b64encode
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from datetime import date, datetime, time, timedelta, timezone
@@ -36,6 +37,7 @@ _TAG: Final = "$"
 _VALUE: Final = "v"
 _TYPE: Final = "type"
 _SAFE_INT: Final = 2**63
+_MOST_OF_A_HASH: Final = 100
 
 
 # -- What has a tag of its own ---------------------------------------------------------------------
@@ -89,6 +91,13 @@ def _zones() -> frozenset[str]:
     return frozenset(zoneinfo.available_timezones())
 
 
+def _spread(keys: list[Any]) -> list[Any]:
+    """Return keys that a table can hold in a time that grows with their number: numbers of one hash can be made up."""
+    if len(keys) > _MOST_OF_A_HASH and max(Counter(map(hash, keys)).values()) > _MOST_OF_A_HASH:
+        raise TaskSerializationError(f"more than {_MOST_OF_A_HASH} keys of it have one hash")
+    return keys
+
+
 def _policy(policy: RetryPolicy) -> dict[str, Any]:
     given: dict[str, Any] = policy.__reduce__()[1][0]
     return given
@@ -96,8 +105,8 @@ def _policy(policy: RetryPolicy) -> dict[str, Any]:
 
 KINDS: Final = (
     Kind("tuple", tuple, list, tuple),
-    Kind("set", set, list, set),
-    Kind("frozenset", frozenset, list, frozenset),
+    Kind("set", set, list, lambda items: set(_spread(items))),
+    Kind("frozenset", frozenset, list, lambda items: frozenset(_spread(items))),
     Kind("bytearray", bytearray, bytes, bytearray),
     Kind("complex", complex, lambda value: [value.real, value.imag], lambda parts: complex(*parts)),
     Kind("datetime", datetime, _moment, _moment_back(datetime.fromisoformat)),
@@ -306,6 +315,8 @@ _SMALL: Final[Mapping[str, Callable[[Any], Any]]] = MappingProxyType(
         "int": lambda text: int(text, 16),
         "float": float,
         "bytes": lambda text: b64decode(text, validate=True),
-        "dict": dict,
+        "dict": lambda pairs: dict(
+            zip(_spread([key for key, _ in pairs]), (item for _, item in pairs), strict=True)
+        ),
     }
 )
