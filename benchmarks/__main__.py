@@ -20,6 +20,7 @@ from benchmarks.limited import limited
 from benchmarks.measure import Figure, Scale
 from benchmarks.processes import processes
 from benchmarks.progress import progress
+from benchmarks.serializers import serializers
 from benchmarks.stored import stored
 from benchmarks.unique import unique
 from benchmarks.wakeup import wakeup
@@ -37,6 +38,7 @@ BENCHMARKS: dict[str, Callable[[Scale], AsyncIterator[Figure]]] = {
     "due": due,
     "processes": processes,
     "dependent": dependent,
+    "serializers": serializers,
 }
 
 

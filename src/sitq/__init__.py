@@ -10,6 +10,7 @@ from sitq.errors import (
     BackendSchemaError,
     BackendTimeoutError,
     ParentNotFoundError,
+    PayloadRefusedError,
     PayloadTooLargeError,
     ProcessStartError,
     QueueClosedError,
@@ -43,6 +44,21 @@ from sitq.queue import TaskQueue
 from sitq.result import Result
 from sitq.retry import RetryPolicy
 from sitq.schedules import ScheduleRecord
+from sitq.serialization import (
+    About,
+    CallParts,
+    CloudpickleSerializer,
+    Compressed,
+    Encrypted,
+    JSONSerializer,
+    MsgpackSerializer,
+    OldPayload,
+    Purpose,
+    Serializer,
+    Signed,
+    TreeSerializer,
+    Versioned,
+)
 from sitq.stream import Streamed
 from sitq.sync import SyncEnqueuer, SyncTaskQueue
 from sitq.task import Call, Task, call, task
@@ -87,6 +103,20 @@ __all__ = [
     "Worker",
     "ProcessOptions",
     "Runner",
+    # -- Write as bytes
+    "Serializer",
+    "About",
+    "Purpose",
+    "CallParts",
+    "CloudpickleSerializer",
+    "JSONSerializer",
+    "MsgpackSerializer",
+    "TreeSerializer",
+    "Compressed",
+    "Signed",
+    "Encrypted",
+    "Versioned",
+    "OldPayload",
     # -- Store
     "Backend",
     # -- Errors
@@ -101,6 +131,7 @@ __all__ = [
     "TaskRetryExhaustedError",
     "TaskCancelledError",
     "TaskSerializationError",
+    "PayloadRefusedError",
     "PayloadTooLargeError",
     "QueueError",
     "QueueClosedError",

@@ -9,14 +9,14 @@ from sitq.errors import TaskError
 from sitq.events import TaskLogged, TaskProgressed, TaskPublished
 from sitq.model import NoteKind, TaskId
 from sitq.progress import encode_line, encode_progress
-from sitq.serialization import encode_value
+from sitq.serialization import Codec, Purpose
 
 
 class Channel(Protocol):
     """Between a run and its worker: the wish that it stops goes in, what it has to say comes out."""
 
     noticed: bool
-    max_payload: int
+    codec: Codec
 
     @property
     def stopping(self) -> bool:
@@ -84,7 +84,7 @@ class CurrentTask(NamedTuple):
             PayloadTooLargeError: It is larger than the queue's `max_payload`.
         """
         if self.channel is not None:
-            data = encode_value(value, max_payload=self.channel.max_payload)
+            data = self.channel.codec.encode_value(value, self.id, Purpose.VALUE)
             self._say(NoteKind.VALUE, data, TaskPublished, value)
 
     def _say(self, kind: NoteKind, data: bytes, event: type[Any], *details: Any) -> None:

@@ -1,6 +1,7 @@
 """A task with everything that people want to know of it: its record, its errors and how far it has come."""
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
 
@@ -8,6 +9,7 @@ from sitq.errors import TaskSerializationError
 from sitq.failure import ErrorInfo, decode_error
 from sitq.model import Note, NoteKind, TaskRecord
 from sitq.progress import Progress, decode_progress
+from sitq.serialization import Codec, Purpose
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,24 +45,35 @@ class TaskDetails(TaskRecord):
     requeued: int = 0
 
 
-def details(record: TaskRecord, notes: Iterable[Note]) -> TaskDetails:
+def details(record: TaskRecord, notes: Iterable[Note], codec: Codec) -> TaskDetails:
     """Put a record, read with bytes, and its notes together. The bytes are left out."""
+
+    def read(error: bytes) -> ErrorInfo:
+        """An error that cannot be read here, or was put there past the worker, must not hide the rest of the task."""
+        try:
+            return decode_error(codec.unseal(error, record.id, Purpose.ERROR))
+        except TaskSerializationError as unreadable:
+            return ErrorInfo("unreadable", str(unreadable))
+
     errors: list[AttemptError] = []
     progress: Progress | None = None
     requeued = 0
     retried: tuple[int, bytes] | None = None
     for note in notes:
         if note.kind is NoteKind.PROGRESS:
-            progress = decode_progress(note.data)
+            with suppress(
+                TaskSerializationError
+            ):  # as with an error; there is no kind of progress to say it with
+                progress = decode_progress(codec.unseal(note.data, record.id, Purpose.PROGRESS))
         elif note.kind is NoteKind.ATTEMPT:
             retried = note.attempt, note.data
-            errors.append(AttemptError(note.attempt, note.at, _read(note.data)))
+            errors.append(AttemptError(note.attempt, note.at, read(note.data)))
         elif note.kind is NoteKind.REQUEUED:
             retried = None
             requeued += 1
             if note.data:
-                errors.append(AttemptError(note.attempt, note.at, _read(note.data)))
-    last_error = None if record.error is None else _read(record.error)
+                errors.append(AttemptError(note.attempt, note.at, read(note.data)))
+    last_error = None if record.error is None else read(record.error)
     # One that was cancelled while it waited for its next attempt still has the error of the one before.
     known_already = retried == (record.attempt, record.error)
     if last_error is not None and record.finished_at is not None and not known_already:
@@ -70,11 +83,3 @@ def details(record: TaskRecord, notes: Iterable[Note]) -> TaskDetails:
     return TaskDetails(
         **known, last_error=last_error, attempts_log=tuple(errors), progress=progress, requeued=requeued
     )
-
-
-def _read(error: bytes) -> ErrorInfo:
-    """An error that somebody put there by hand, past the worker, must not hide the rest of the task."""
-    try:
-        return decode_error(error)
-    except TaskSerializationError as unreadable:
-        return ErrorInfo("unreadable", str(unreadable))

@@ -96,6 +96,10 @@ class TaskSerializationError(TaskError):
     """A call, a result or an error cannot be turned into bytes, or these bytes cannot be read back."""
 
 
+class PayloadRefusedError(TaskSerializationError):
+    """These bytes are not of the kind that this queue reads, or they cannot be verified. Nothing in them was run."""
+
+
 class PayloadTooLargeError(TaskSerializationError):
     """The encoded call or result is larger than the queue's `max_payload`."""
 

@@ -47,9 +47,10 @@ from sitq.schedules import (
     list_schedules,
     remove_schedule,
     save_schedules,
+    schedule_id,
     set_schedule_paused,
 )
-from sitq.serialization import encode_call
+from sitq.serialization import Purpose, Serializer, make_codec
 from sitq.stream import Streamed, stream
 from sitq.task import Call, Task, check_arguments, check_callable, checked_call, has_parameter, made_call
 from sitq.terms import NO_TERMS, terms
@@ -75,14 +76,18 @@ class TaskQueue:
             would exceed it raises `QueueFullError`. It bounds what this object enqueues; give it to all producers.
         runners: Executors of your own by name, each a factory that gets a worker's concurrency and returns a `Runner`;
             give them to all producers and workers.
+        serializer: How calls and results become bytes: `cloudpickle`, `json`, `msgpack` or a `Serializer`. What another
+            one wrote is refused. Give the same to producers, workers and readers.
+        also_reads: Serializers whose bytes are read besides, for as long as there are tasks of theirs.
 
     Attributes:
         runners: As given.
         emitter: Hands out the events of this queue and its workers; `on` adds to it.
+        codec: The serializer with its limit, for workers.
         declared: The schedules that `cron` declared, by name. They are stored when the queue is opened.
 
     Raises:
-        ValidationError: The URL, `max_payload`, `max_pending` or `runners` is not usable.
+        ValidationError: The URL, `max_payload`, `max_pending`, `runners`, `serializer` or `also_reads` is not usable.
     """
 
     def __init__(
@@ -92,6 +97,8 @@ class TaskQueue:
         max_payload: int = DEFAULT_MAX_PAYLOAD,
         max_pending: int | Mapping[str, int] | None = None,
         runners: Mapping[str, RunnerFactory] | None = None,
+        serializer: str | Serializer = "cloudpickle",
+        also_reads: Collection[str | Serializer] = (),
     ) -> None:
         if not isinstance(max_payload, int) or isinstance(max_payload, bool) or max_payload < 1:
             raise ValidationError(
@@ -105,6 +112,7 @@ class TaskQueue:
             )
         self.backend: Final[Backend] = backend
         self.max_payload: Final = max_payload
+        self.codec: Final = make_codec(serializer, also_reads, max_payload)
         self._max_pending: Final = _max_pending(max_pending)
         self.runners: Final = check_runners(runners)
         self.emitter: Final = Emitter()
@@ -268,6 +276,7 @@ class TaskQueue:
         given: TaskOptions,
         task_id: TaskId | None = None,
         edges: tuple[Edge, ...] = (),
+        schedule: str | None = None,
     ) -> NewTask:
         check_callable(call.func)
         check_arguments(call)
@@ -283,10 +292,17 @@ class TaskQueue:
             raise ValidationError(
                 f"debounce of {name} and a task that it depends on both say when to start: give one of them"
             )
+        task_id = task_id or options.id or new_id()
+        # One that may take the place of another gets that one's id.
+        whose = None if known.unique is not None and known.unique.replace else task_id
+        if schedule is None:
+            payload = self.codec.encode_call(call, options.context, known.rules, whose)
+        else:
+            payload = self.codec.encode_call(call, options.context, known.rules, schedule, Purpose.SCHEDULE)
         return NewTask(
-            task_id or options.id or new_id(),
+            task_id,
             name,
-            encode_call(call, options.context, max_payload=self.max_payload, rules=known.rules),
+            payload,
             queue,
             0 if options.priority is None else options.priority,
             known.due_at,
@@ -319,8 +335,8 @@ class TaskQueue:
             check_task_id(task_id)
             record = await self._ended(task_id, seconds(timeout, "timeout"))
         if record.cancelled_by is None:
-            return as_result(record)
-        return as_result(record, await self.backend.get_result(record.cancelled_by))
+            return as_result(record, self.codec)
+        return as_result(record, self.codec, await self.backend.get_result(record.cancelled_by))
 
     async def _ended(self, task_id: TaskId, wait: float) -> TaskRecord:
         """The record of a task, once it has finished. Raises `TaskTimeoutError` if that takes longer than `wait`."""
@@ -347,7 +363,7 @@ class TaskQueue:
     async def get(self, task_id: TaskId) -> TaskDetails:
         """Everything that is stored about a task, but its bytes. Raises `TaskNotFoundError` for an unknown id."""
         record = await self._record(task_id, with_bytes=True)
-        return details(record, await (await self._ready()).notes(task_id, limit=_ALL_NOTES))
+        return details(record, await (await self._ready()).notes(task_id, limit=_ALL_NOTES), self.codec)
 
     async def find(
         self,
@@ -392,10 +408,11 @@ class TaskQueue:
         Raises:
             TaskNotFoundError: Unknown id, or pruned.
             ValidationError: `after` is no cursor.
+            TaskSerializationError: An entry cannot be read with the serializer of this queue.
         """
         check_task_id(task_id)
         backend = await self._ready()
-        entries = stream(backend, lambda: self._record(task_id, with_bytes=True), task_id, after)
+        entries = stream(backend, lambda: self._record(task_id, with_bytes=True), task_id, after, self.codec)
         async with aclosing(entries):  # a reader may leave early
             async for entry in entries:
                 yield entry
@@ -602,7 +619,10 @@ class TaskQueue:
         await remove_schedule(await self._ready(), name)
 
     async def _save(self, new: Iterable[Declared]) -> None:
-        made = [(one.schedule, self._new_task(one.call, one.options)) for one in new]
+        made = [
+            (one.schedule, self._new_task(one.call, one.options, schedule=schedule_id(one.schedule.name)))
+            for one in new
+        ]
         await save_schedules(self.backend, made, datetime.now(UTC))
 
     async def _record(self, task_id: TaskId, *, with_bytes: bool = False) -> TaskRecord:

@@ -5,9 +5,9 @@ from datetime import datetime
 from typing import Any
 
 from sitq.errors import TaskCancelledError, TaskError, TaskFailedError, TaskRetryExhaustedError
-from sitq.failure import decode_error
+from sitq.failure import ErrorInfo, decode_error
 from sitq.model import Status, TaskId, TaskRecord
-from sitq.serialization import decode_value
+from sitq.serialization import Codec, Purpose
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,20 +67,20 @@ class Result[R]:
                 )
 
 
-def as_result(record: TaskRecord, culprit: TaskRecord | None = None) -> Result[Any]:
+def as_result(record: TaskRecord, codec: Codec, culprit: TaskRecord | None = None) -> Result[Any]:
     """A record that was read with its bytes, as its caller sees it. Raises `TaskSerializationError`.
 
     Args:
         culprit: The record of `cancelled_by`, with bytes, if there is one.
     """
-    error = None if record.error is None else decode_error(record.error)
+    error = _error(record, codec)
     return Result(
         id=record.id,
         status=record.status,
-        value=decode_value(record.result)
+        value=codec.decode_value(record.result, record.id, Purpose.RESULT, record.name)
         if record.status is Status.SUCCESS and record.result is not None
         else None,
-        error=_blame(record, culprit) or (error.message if error else None),
+        error=_blame(record, culprit, codec) or (error.message if error else None),
         error_type=error.type if error else None,
         traceback=error.traceback if error else None,
         enqueued_at=record.enqueued_at,
@@ -92,11 +92,17 @@ def as_result(record: TaskRecord, culprit: TaskRecord | None = None) -> Result[A
     )
 
 
-def _blame(record: TaskRecord, culprit: TaskRecord | None) -> str | None:
+def _error(record: TaskRecord, codec: Codec) -> ErrorInfo | None:
+    if record.error is None:
+        return None
+    return decode_error(codec.unseal(record.error, record.id, Purpose.ERROR))
+
+
+def _blame(record: TaskRecord, culprit: TaskRecord | None, codec: Codec) -> str | None:
     if record.cancelled_by is None:
         return None
     who = f"task {record.cancelled_by}, on which it depends,"
-    error = None if culprit is None or culprit.error is None else decode_error(culprit.error)
+    error = None if culprit is None else _error(culprit, codec)
     match None if culprit is None else culprit.status:
         case Status.FAILED if error is not None:
             return f"{who} failed: {error.type}: {error.message}"

@@ -192,6 +192,11 @@ async def save_last(backend: Backend, last: Mapping[str, datetime]) -> None:
     await backend.save({_LAST + name: tick.isoformat().encode() for name, tick in last.items()})
 
 
+def schedule_id(name: str) -> str:
+    """What the payload of a schedule is bound to, until it becomes that of a task."""
+    return _DEFINITION + name
+
+
 def tick_task(entry: Entry, tick: datetime) -> NewTask:
     """The task of a tick. Whoever makes it makes the same one."""
     name, task = entry.schedule.name, entry.task

@@ -26,7 +26,7 @@ from sitq.events import (
 from sitq.failure import decode_error
 from sitq.model import Note, NoteKind, Status, TaskId, TaskRecord, TaskTopic
 from sitq.progress import decode_line, decode_progress
-from sitq.serialization import decode_value
+from sitq.serialization import Codec, Purpose
 
 _PAGE: Final = 500
 _LARGEST: Final = 2**63 - 1
@@ -62,7 +62,11 @@ _START: Final = _Place(0, 0, "")
 
 
 async def stream(
-    backend: Backend, read: Callable[[], Awaitable[TaskRecord]], task_id: TaskId, after: str | None
+    backend: Backend,
+    read: Callable[[], Awaitable[TaskRecord]],
+    task_id: TaskId,
+    after: str | None,
+    codec: Codec,
 ) -> AsyncGenerator[Streamed]:
     """Yield what happens to a task until it has finished.
 
@@ -72,6 +76,7 @@ async def stream(
 
     Raises:
         ValidationError: `after` is no cursor.
+        TaskSerializationError: A note cannot be read with this codec.
     """
     place = _START if after is None else _parse(after)
     async with backend.listen([TaskTopic(task_id)]) as signal:
@@ -82,7 +87,7 @@ async def stream(
             while more:
                 notes = await backend.notes(task_id, after=place.position, limit=_PAGE)
                 more = len(notes) == _PAGE
-                for entry in _entries(record, notes, place, last=not more):
+                for entry in _entries(record, notes, place, codec, last=not more):
                     place = _parse(entry.cursor)
                     yield entry
             if record.status.finished:
@@ -102,14 +107,16 @@ class _New(NamedTuple):
     moves: dict[str, int | str]
 
 
-def _entries(record: TaskRecord, notes: list[Note], place: _Place, *, last: bool) -> list[Streamed]:
+def _entries(
+    record: TaskRecord, notes: list[Note], place: _Place, codec: Codec, *, last: bool
+) -> list[Streamed]:
     """What is new: the notes in their order, and changes of state among them by their time.
 
     Args:
         last: There are no more notes, so what is beyond them may be told.
     """
     about = (record.id, record.name, record.queue)
-    found = [_New(note.at, _said(about, note), _moves(note)) for note in notes]
+    found = [_New(note.at, _said(about, note, codec), _moves(note)) for note in notes]
     if record.started_at is not None and record.fence != place.fence:
         begun = TaskStarted(*about, record.attempt, record.worker or "")
         index = next((i for i, note in enumerate(notes) if _is_of_run(note, record)), len(found))
@@ -124,7 +131,7 @@ def _entries(record: TaskRecord, notes: list[Note], place: _Place, *, last: bool
         entries.append(Streamed(str(place), new.at, new.event))
     if last and record.status.finished and record.finished_at is not None and record.status != place.status:
         place = place._replace(status=record.status)
-        entries.append(Streamed(str(place), record.finished_at, _end(about, record)))
+        entries.append(Streamed(str(place), record.finished_at, _end(about, record, codec)))
     return entries
 
 
@@ -143,23 +150,26 @@ def _is_of_run(note: Note, record: TaskRecord) -> bool:
     )
 
 
-def _said(about: tuple[TaskId, str, str], note: Note) -> Event:
+def _said(about: tuple[TaskId, str, str], note: Note, codec: Codec) -> Event:
+    task_id, name, _ = about
     match note.kind:
         case NoteKind.PROGRESS:
-            progress = decode_progress(note.data)
+            progress = decode_progress(codec.unseal(note.data, task_id, Purpose.PROGRESS))
             return TaskProgressed(*about, note.attempt, progress.percent, progress.note)
         case NoteKind.LOG:
-            return TaskLogged(*about, note.attempt, decode_line(note.data))
+            line = decode_line(codec.unseal(note.data, task_id, Purpose.LOG))
+            return TaskLogged(*about, note.attempt, line)
         case NoteKind.VALUE:
-            return TaskPublished(*about, note.attempt, decode_value(note.data))
+            value = codec.decode_value(note.data, task_id, Purpose.VALUE, name)
+            return TaskPublished(*about, note.attempt, value)
         case NoteKind.ATTEMPT:
-            error = decode_error(note.data)
+            error = decode_error(codec.unseal(note.data, task_id, Purpose.ERROR))
             return TaskRetried(*about, note.attempt, None, None, error.type, error.message)
         case NoteKind.REQUEUED:
             return TaskRequeued(*about)
 
 
-def _end(about: tuple[TaskId, str, str], record: TaskRecord) -> Event:
+def _end(about: tuple[TaskId, str, str], record: TaskRecord, codec: Codec) -> Event:
     begin = record.started_at or record.finished_at
     duration = (
         (record.finished_at - begin).total_seconds()
@@ -171,7 +181,7 @@ def _end(about: tuple[TaskId, str, str], record: TaskRecord) -> Event:
         case Status.SUCCESS:
             return TaskSucceeded(*last)
         case Status.FAILED:
-            error = decode_error(record.error or b"")
+            error = decode_error(codec.unseal(record.error or b"", record.id, Purpose.ERROR))
             return TaskFailed(*last, error.type, error.message)
         case _:
             return TaskCancelled(*last)

@@ -28,6 +28,7 @@ from sitq.queue import DEFAULT_MAX_PAYLOAD, DEFAULT_PATH, TaskQueue
 from sitq.result import Result
 from sitq.schedule import Misfire, Overlap
 from sitq.schedules import ScheduleRecord
+from sitq.serialization import Serializer
 from sitq.stream import Streamed
 from sitq.task import Call
 
@@ -52,13 +53,21 @@ class SyncTaskQueue:
         max_payload: int = DEFAULT_MAX_PAYLOAD,
         max_pending: int | Mapping[str, int] | None = None,
         runners: Mapping[str, RunnerFactory] | None = None,
+        serializer: str | Serializer = "cloudpickle",
+        also_reads: Collection[str | Serializer] = (),
     ) -> None:
         self._queue: Final = TaskQueue(
-            backend, max_payload=max_payload, max_pending=max_pending, runners=runners
+            backend,
+            max_payload=max_payload,
+            max_pending=max_pending,
+            runners=runners,
+            serializer=serializer,
+            also_reads=also_reads,
         )
         self.backend: Final = self._queue.backend
         self.max_payload: Final = self._queue.max_payload
         self.runners: Final = self._queue.runners
+        self.codec: Final = self._queue.codec
         self.emitter: Final = self._queue.emitter
         self.declared: Final = self._queue.declared
         # Held while opening and closing. Reentrant, because a signal handler may use the queue as well.

@@ -100,6 +100,24 @@ async def test_stored_rows_are_compared_with_none(tmp_path: Path) -> None:
                 "drain, concurrency 100, beside 10,000 progress calls a second",
             ],
         ),
+        (
+            "serializers",
+            [
+                f"round trip of {size}, {name}"
+                for size in ("an int", "200 dicts")
+                for name in (
+                    "cloudpickle",
+                    "json",
+                    "msgpack",
+                    "Compressed(json), zlib",
+                    "Compressed(json), zstd",
+                    "Signed(cloudpickle)",
+                    "Signed(json)",
+                    "Encrypted(cloudpickle)",
+                    "Versioned(cloudpickle)",
+                )
+            ],
+        ),
         ("due", ["10 tasks due at once, first start", "10 tasks due at once, all drained"]),
         ("processes", ["CPU-bound, 1 child process", "CPU-bound, 2 child processes"]),
     ],

@@ -59,6 +59,7 @@ def promised(example: str) -> list[str]:
         "processes",
         "own_runner",
         "pipeline",
+        "signed_tasks",
     ],
 )
 def test_prints_what_it_promises(example: str, tmp_path: Path) -> None:

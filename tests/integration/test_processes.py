@@ -13,8 +13,10 @@ import psutil  # type: ignore[import-untyped]
 import pytest
 
 from sitq import (
+    CloudpickleSerializer,
     ProcessOptions,
     RetryPolicy,
+    Signed,
     Status,
     TaskCancelledError,
     TaskFailedError,
@@ -405,3 +407,19 @@ async def test_values_of_parents_reach_a_child_process(queue: TaskQueue) -> None
         bad = await queue.options(executor="thread").enqueue(tasks.fail_oddly)
         both = await queue.options(on_parent_failure="run").enqueue(tasks.names_of, [fine, bad])
         assert await both.result(timeout=PATIENCE) == ["int", "TaskFailedError"]
+
+
+async def test_all_that_a_child_writes_is_sealed(backend: Backend) -> None:
+    async with TaskQueue(backend, serializer=Signed(CloudpickleSerializer(), {"one": bytes(32)})) as queue:
+        async with working(queue) as (_, events):
+            told = await queue.enqueue(tasks.talk)
+            failed = await queue.enqueue(tasks.fail_oddly)
+            parent = await queue.enqueue(tasks.echo, 3)
+            names = await queue.enqueue(tasks.names_of, [parent])
+            assert await names.result(timeout=PATIENCE) == ["int"]
+            await told.result(timeout=PATIENCE)
+            with pytest.raises(TaskFailedError):
+                await failed.result(timeout=PATIENCE)
+        assert events.of(TaskLogged)
+        streamed = {type(entry.event) for entry in [entry async for entry in told.events()]}
+        assert {TaskLogged, TaskProgressed, TaskPublished, TaskSucceeded} <= streamed

@@ -10,7 +10,7 @@ from sitq.events import TaskLogged, TaskProgressed, TaskPublished
 from sitq.model import NewNote, NoteKind, ReservedTask
 from sitq.progress import encode_line, encode_progress
 from sitq.rules import NO_RULES
-from sitq.serialization import encode_value
+from sitq.serialization import encode_value, make_codec
 from sitq.worker.hear import hear
 from sitq.worker.run import Run
 
@@ -24,7 +24,7 @@ class Listener:
         emit = Emitter()
         for kind in kinds:
             emit.on(kind, self.events.append)
-        self.run = Run(RESERVED, RESERVED.held, NO_RULES, time.monotonic(), self.notes.append, emit, 1_000)
+        self.run = Run(RESERVED, RESERVED.held, NO_RULES, time.monotonic(), self.notes.append, emit, make_codec())
 
 
 SAID = [

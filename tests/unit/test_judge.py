@@ -17,7 +17,7 @@ from sitq.failure import decode_error
 from sitq.model import Cancelled, Failed, Outcome, Released, ReservedTask, Retried, Succeeded
 from sitq.retry import RetryPolicy
 from sitq.rules import DEFAULT_TIMEOUT, RunRules
-from sitq.serialization import decode_value
+from sitq.serialization import decode_value, make_codec
 from sitq.verbs import Cancel, Retry, Snooze, Verb
 from sitq.worker.judge import (
     PARKED_FOR,
@@ -31,6 +31,7 @@ from sitq.worker.judge import (
 )
 from sitq.worker.run import Run, Stop
 
+CODEC = make_codec(max_payload=1000)
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 STEADY = RetryPolicy(max_attempts=3, backoff="constant", base=10, jitter="none")
 AGAIN = NOW + timedelta(seconds=10)
@@ -49,7 +50,7 @@ def a_run(
 ) -> Run:
     task = reserved(attempt=attempt)
     rules = rules or RunRules(STEADY)
-    return Run(task, task.held, rules, 0.0, lambda note: None, Emitter(), 1000, stop=stop, noticed=noticed)
+    return Run(task, task.held, rules, 0.0, lambda note: None, Emitter(), CODEC, stop=stop, noticed=noticed)
 
 
 def while_cancelled(make: Callable[[], BaseException]) -> BaseException:

@@ -20,7 +20,7 @@ from sitq.progress import (
     encode_line,
     encode_progress,
 )
-from sitq.serialization import decode_value
+from sitq.serialization import decode_value, make_codec
 
 
 @given(st.floats(0, 100) | st.integers(0, 100), st.text(max_size=MAX_NOTE))
@@ -83,7 +83,7 @@ class Channel:
     def __init__(self, *, stopping: bool = False) -> None:
         self.stopping = stopping
         self.noticed = False
-        self.max_payload = 1000
+        self.codec = make_codec(max_payload=1000)
         self.said: list[tuple[Any, ...]] = []
 
     def say(self, kind: NoteKind, data: bytes, event: type[Any], *details: Any) -> None:

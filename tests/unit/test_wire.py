@@ -15,8 +15,11 @@ from tests.support import PATIENCE
 
 HELD = Held("a", 7)
 MESSAGES: list[Message] = [
-    ChildSetup(("/a", "/b"), 1, 10),
-    Job(ReservedTask("a", 7, "work", "default", b"payload", metadata={"a": [1]}), {0: Input("b", b"value")}),
+    ChildSetup(("/a", "/b"), 1, b"serializer", 10),
+    Job(
+        ReservedTask("a", 7, "work", "default", b"payload", metadata={"a": [1]}),
+        {0: Input("b", "work", b"value")},
+    ),
     StopAsked(HELD, Stop.TIMEOUT),
     Sign.READY,
     Said(NoteKind.LOG, b"a line"),

@@ -134,7 +134,12 @@ def _as_queue(value: Any, target: str) -> TaskQueue:
         case TaskQueue():
             return value
         case SyncTaskQueue():
-            queue = TaskQueue(value.backend, max_payload=value.max_payload, runners=value.runners)
+            queue = TaskQueue(
+                value.backend,
+                max_payload=value.max_payload,
+                runners=value.runners,
+                serializer=value.codec.serializer,
+            )
             queue.declared.update(value.declared)
             return queue
         case _:

@@ -20,7 +20,7 @@ from sitq.cli.output import (
 )
 from sitq.details import TaskDetails
 from sitq.errors import TaskNotFoundError, TaskTimeoutError
-from sitq.failure import ErrorInfo, decode_error
+from sitq.failure import ErrorInfo
 from sitq.model import Stats, Status, TaskId, TaskRecord
 from sitq.queue import TaskQueue
 from sitq.result import Result
@@ -157,7 +157,7 @@ def _show(arguments: argparse.Namespace) -> int:
         return record, await queue.get(arguments.id)
 
     record, more = ask(arguments, question)
-    error = None if record.error is None else decode_error(record.error)
+    error = more.last_error
     if arguments.json:
         write_json(_details_data(record, more) | {"error": error and _error_data(error)})
         return Exit.OK

@@ -20,7 +20,7 @@ from sitq.clock import SystemClock
 from sitq.context import bind
 from sitq.emitter import Emitter
 from sitq.model import Held, NewNote, NoteKind, Outcome
-from sitq.serialization import decode_call
+from sitq.serialization import from_parent, make_codec
 from sitq.task import Call, check_arguments, check_callable
 from sitq.worker import bounds
 from sitq.worker.fork import end_if_forked
@@ -70,7 +70,7 @@ class _Child:
     """One attempt at a time. `listen` runs on a thread of its own, everything else on the main thread."""
 
     def __init__(self, setup: ChildSetup, wire: Wire) -> None:
-        self._setup = setup
+        self._codec = make_codec(from_parent(setup.serializer), (), setup.max_payload)
         self._wire = wire
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._voice = _Voice(wire)
@@ -105,14 +105,14 @@ class _Child:
     def _attempt(self, job: Job) -> Outcome:
         reserved = job.reserved
         try:
-            call, context, rules = decode_call(reserved.payload)
+            call, context, rules = self._codec.decode_call(reserved.payload, reserved.id)
             check_callable(call.func)
             check_arguments(call)
-            call = with_inputs(call, job.inputs)
+            call = with_inputs(call, job.inputs, self._codec)
         except Exception as error:  # of whatever has this name by now, too
             return park(reserved, error, _now)
-        emit, most = _SILENT, self._setup.max_payload
-        run = Run(reserved, reserved.held, rules, time.monotonic(), self._voice.put, emit, most)
+        channel = self._voice.put, _SILENT, self._codec
+        run = Run(reserved, reserved.held, rules, time.monotonic(), *channel)
         self._run = run
         try:
             return bind(current_of(run, context)).run(self._judged, run, call)

@@ -13,7 +13,8 @@ from sitq.backends.base import Backend
 from sitq.errors import BackendError
 from sitq.events import Emit, OutcomeRefused, StorageFailed
 from sitq.failure import encode_error
-from sitq.model import DEFAULT_KEEP_FAILED, Completed, Failed, Held, NewNote, Outcome
+from sitq.model import DEFAULT_KEEP_FAILED, Completed, Failed, Held, NewNote, Outcome, TaskId
+from sitq.serialization import Purpose
 
 MAX_BATCH: Final = 500
 HIGH_WATER: Final = 2_000
@@ -22,6 +23,7 @@ _LONGEST_PAUSE: Final = 5.0
 
 
 type Late = Callable[[Collection[Held]], Awaitable[list[NewNote]]]
+type Seal = Callable[[bytes, TaskId, Purpose], bytes]
 
 
 class Completer:
@@ -29,13 +31,17 @@ class Completer:
 
     Args:
         late: Waits for notes of these runs that are on their way, and returns those that came back.
+        seal: Makes of an error what is stored.
     """
 
-    def __init__(self, worker: str, backend: Backend, emit: Emit, *, late: Late | None = None) -> None:
+    def __init__(
+        self, worker: str, backend: Backend, emit: Emit, *, late: Late | None = None, seal: Seal | None = None
+    ) -> None:
         self._worker = worker
         self._backend = backend
         self._emit = emit
         self._late = late
+        self._seal = seal
         self._waiting: list[Outcome] = []
         self._notes: dict[Held, Sequence[NewNote]] = {}
         self._stored = 0
@@ -141,10 +147,11 @@ class Completer:
         return [note for outcome in batch for note in self._notes.get(outcome.held, ())]
 
     async def _replace(self, outcome: Outcome, error: Exception) -> Completed:
+        data = encode_error(error)
+        if self._seal is not None:
+            data = self._seal(data, outcome.held.id, Purpose.ERROR)
         try:
-            return await self._backend.complete(
-                [Failed(outcome.held, encode_error(error), DEFAULT_KEEP_FAILED)]
-            )
+            return await self._backend.complete([Failed(outcome.held, data, DEFAULT_KEEP_FAILED)])
         except BackendError:
             raise
         except Exception as second:

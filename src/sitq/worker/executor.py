@@ -42,7 +42,7 @@ from sitq.model import (
     Succeeded,
     TaskId,
 )
-from sitq.serialization import decode_call
+from sitq.serialization import Codec, Purpose
 from sitq.task import Call, check_arguments, check_callable
 from sitq.worker.fork import end_if_forked
 from sitq.worker.inputs import Input, InputsMissingError, with_inputs
@@ -107,7 +107,7 @@ class Executor:
         interrupted: Callable[[], bool],
         slots: Slots,
         outbox: Outbox,
-        max_payload: int,
+        codec: Codec,
         clock: Clock,
         emit: Emitter,
     ) -> None:
@@ -123,7 +123,7 @@ class Executor:
         self._slots = slots
         self._outbox = outbox
         self._post = outbox.put
-        self._max_payload = max_payload
+        self._codec = codec
         self._now = clock.now
         self._emit = emit
         self._runs: dict[Held, Run] = {}
@@ -174,7 +174,7 @@ class Executor:
             self._end_unrun(reserved, outcome)
             return None
         try:
-            call, context, rules = decode_call(reserved.payload)
+            call, context, rules = self._codec.decode_call(reserved.payload, reserved.id)
             if (outcome := expire(reserved, rules, self._now)) is not None:
                 self._end_unrun(reserved, outcome)
                 return None
@@ -186,7 +186,7 @@ class Executor:
             self._end_unrun(reserved, park(reserved, error, self._now))
             return None
         held = reserved.held
-        run = Run(reserved, held, rules, time.monotonic(), self._post, self._emit, self._max_payload)
+        run = Run(reserved, held, rules, time.monotonic(), self._post, self._emit, self._codec)
         self._runs[held] = run
         current = current_of(run, context)
         loop = asyncio.get_running_loop()
@@ -266,15 +266,21 @@ class Executor:
                 run.task.cancel()  # the second one: what waits for a thread lets go of it
 
     def _end_unrun(self, reserved: ReservedTask, outcome: Outcome) -> None:
-        self._report(outcome, ())
+        self._report(self._sealed(outcome), ())
         self._announce_end(reserved, outcome)
         self._slots.give_back()
 
     def _end_run(self, run: Run, outcome: Outcome) -> None:
         run.reported = True
         self._fewer.set()
-        self._report(outcome, self._outbox.take(run.held))
+        self._report(self._sealed(outcome), self._outbox.take(run.held))
         self._announce_end(run.reserved, outcome, run)
+
+    def _sealed(self, outcome: Outcome) -> Outcome:
+        """An outcome as it is stored: its error may hold what the arguments held."""
+        if isinstance(outcome, Succeeded) or outcome.error is None or not self._codec.seals:
+            return outcome
+        return outcome._replace(error=self._codec.seal(outcome.error, outcome.held.id, Purpose.ERROR))
 
     # -- The pipeline ------------------------------------------------------------------------------
 
@@ -317,7 +323,7 @@ class Executor:
             run.inputs = await self._read_inputs(call, run.reserved.parents)
             if not self._is_elsewhere(call, run):
                 try:
-                    call = with_inputs(call, run.inputs)
+                    call = with_inputs(call, run.inputs, self._codec)
                 except TaskSerializationError as error:
                     raise InputsMissingError(error) from error
         self._start_timer(run, run.rules.limit)

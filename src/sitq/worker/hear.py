@@ -6,14 +6,30 @@ from typing import Any, Final
 from sitq.errors import TaskSerializationError
 from sitq.events import TaskLogged, TaskProgressed, TaskPublished
 from sitq.model import NewNote, NoteKind
-from sitq.progress import decode_line, decode_progress
-from sitq.serialization import decode_value
+from sitq.progress import Progress, decode_line, decode_progress
+from sitq.serialization import Purpose
 from sitq.worker.run import Run
 
-_TOLD_AS: Final[Mapping[NoteKind, tuple[type[Any], Callable[[bytes], tuple[Any, ...]]]]] = {
-    NoteKind.PROGRESS: (TaskProgressed, lambda data: tuple(decode_progress(data))),
-    NoteKind.LOG: (TaskLogged, lambda data: (decode_line(data),)),
-    NoteKind.VALUE: (TaskPublished, lambda data: (decode_value(data),)),
+
+def _progress(run: Run, data: bytes) -> Progress:
+    return decode_progress(run.codec.unseal(data, run.held.id, Purpose.PROGRESS))
+
+
+def _line(run: Run, data: bytes) -> str:
+    return decode_line(run.codec.unseal(data, run.held.id, Purpose.LOG))
+
+
+def _value(run: Run, data: bytes) -> Any:
+    return run.codec.decode_value(data, run.held.id, Purpose.VALUE, run.reserved.name)
+
+
+_TOLD_AS: Final[Mapping[NoteKind, tuple[type[Any], Callable[[Run, bytes], tuple[Any, ...]]]]] = {
+    NoteKind.PROGRESS: (
+        TaskProgressed,
+        lambda run, data: tuple(_progress(run, data)),
+    ),
+    NoteKind.LOG: (TaskLogged, lambda run, data: (_line(run, data),)),
+    NoteKind.VALUE: (TaskPublished, lambda run, data: (_value(run, data),)),
 }
 
 
@@ -23,9 +39,9 @@ def hear(run: Run, kind: NoteKind, data: bytes) -> None:
     details: tuple[Any, ...] = ()
     if run.emit.wants(event):  # read only for somebody: a value may be large
         try:
-            details = read(data)
+            details = read(run, data)
         except TaskSerializationError:  # of a class that only the child knows: others may read the note
             if not run.reported:
                 run.post(NewNote(run.held, kind, data))
             return
-    run.say(kind, data, event, *details)
+    run.tell(kind, data, event, *details)

@@ -12,7 +12,7 @@ from sitq.errors import SitqError, TaskError, TaskSerializationError
 from sitq.model import Status, TaskId, TaskQuery, TaskRecord
 from sitq.parents import filled, wanted
 from sitq.result import as_result
-from sitq.serialization import decode_value
+from sitq.serialization import Codec, Purpose
 from sitq.task import Call
 
 _BATCH: Final = 500
@@ -22,15 +22,16 @@ class Input(NamedTuple):
     """What a parent left: an encoded value, or what waiting for it would raise."""
 
     id: TaskId
+    name: str
     result: bytes | None
     failure: TaskError | None = None
 
-    def load(self) -> Any:
+    def load(self, codec: Codec) -> Any:
         """The value, or the failure as a value. Raises `TaskSerializationError`."""
         if self.failure is not None or self.result is None:
             return self.failure
         try:
-            return decode_value(self.result)
+            return codec.decode_value(self.result, self.id, Purpose.RESULT, self.name)
         except TaskSerializationError as error:
             raise TaskSerializationError(f"the value of task {self.id}, an argument: {error}") from error
 
@@ -44,16 +45,18 @@ class InputsMissingError(Exception):
         self.unfinished = unfinished
 
 
-def with_inputs(call: Call[Any], inputs: Mapping[int, Input]) -> Call[Any]:
+def with_inputs(call: Call[Any], inputs: Mapping[int, Input], codec: Codec) -> Call[Any]:
     """The call with the values of its parents.
 
     Raises:
         TaskSerializationError: One cannot be loaded here.
     """
-    return filled(call, {index: one.load() for index, one in inputs.items()})
+    return filled(call, {index: one.load(codec) for index, one in inputs.items()})
 
 
-async def read_inputs(backend: Backend, call: Call[Any], parents: Sequence[TaskId]) -> dict[int, Input]:
+async def read_inputs(
+    backend: Backend, codec: Codec, call: Call[Any], parents: Sequence[TaskId]
+) -> dict[int, Input]:
     """What the parents left whose values a call takes, by their numbers.
 
     Raises:
@@ -64,7 +67,7 @@ async def read_inputs(backend: Backend, call: Call[Any], parents: Sequence[TaskI
         ids = [parents[index] for index in indices]
         found = await _records(backend, ids)
         causes = await _records(backend, [one.cancelled_by for one in found.values() if one.cancelled_by])
-        return {index: _input(parents[index], found, causes) for index in indices}
+        return {index: _input(parents[index], found, causes, codec) for index in indices}
     except (SitqError, IndexError) as error:
         raise InputsMissingError(error) from error
 
@@ -77,18 +80,23 @@ async def _records(backend: Backend, ids: Collection[TaskId]) -> dict[TaskId, Ta
     return found
 
 
-def _input(task_id: TaskId, found: Mapping[TaskId, TaskRecord], causes: Mapping[TaskId, TaskRecord]) -> Input:
+def _input(
+    task_id: TaskId,
+    found: Mapping[TaskId, TaskRecord],
+    causes: Mapping[TaskId, TaskRecord],
+    codec: Codec,
+) -> Input:
     record = found.get(task_id)
     if record is None:
         raise TaskSerializationError(
             f"the value of task {task_id}, an argument, is gone: it was removed from the storage"
         )
     if record.status is Status.SUCCESS:
-        return Input(task_id, record.result)
+        return Input(task_id, record.name, record.result)
     if not record.status.finished:
         raise InputsMissingError(TaskError(f"task {task_id} has not finished again"), unfinished=True)
     try:
-        as_result(record, causes.get(record.cancelled_by or "")).unwrap()
+        as_result(record, codec, causes.get(record.cancelled_by or "")).unwrap()
     except TaskError as failure:
-        return Input(task_id, None, failure)
+        return Input(task_id, record.name, None, failure)
     raise AssertionError(record.status)

@@ -24,7 +24,7 @@ from sitq.model import (
 )
 from sitq.retry import decide, leaves
 from sitq.rules import RunRules
-from sitq.serialization import encode_value
+from sitq.serialization import Purpose
 from sitq.verbs import Cancel, Snooze, Verb
 from sitq.worker.run import Judged, Run, Stop
 
@@ -90,7 +90,7 @@ def judge_value(run: Run, value: Any, now: Now) -> Outcome:
     if run.stop is Stop.TIMEOUT or (run.stop is not None and run.noticed):
         return _stopped(run, None, now)
     try:
-        return Succeeded(run.held, encode_value(value, max_payload=run.max_payload))
+        return Succeeded(run.held, run.codec.encode_value(value, run.held.id, Purpose.RESULT))
     except SitqError as error:
         # Not retried, whatever the policy: the function has done its work, and would do it again to the same end.
         return _failed(run, encode_error(error))

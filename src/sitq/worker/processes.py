@@ -10,6 +10,7 @@ from sitq.clock import Clock
 from sitq.errors import ProcessStartError
 from sitq.executors import ProcessOptions
 from sitq.model import Succeeded
+from sitq.serialization import Codec, to_child
 from sitq.worker.children import Answer, Child, Died, Unbegun, Unstarted
 from sitq.worker.judge import judge_crash, killed, park
 from sitq.worker.run import Judged, Run, Stop
@@ -35,12 +36,12 @@ class ProcessRunner:
         options: ProcessOptions,
         *,
         size: int,
-        max_payload: int,
+        codec: Codec,
         clock: Clock,
         begin: Callable[[Run], object],
     ) -> None:
         self._options = options
-        self._max_payload = max_payload
+        self._codec = codec
         self._now = clock.now
         self._begin = begin
         self._free = asyncio.Semaphore(size)
@@ -97,7 +98,11 @@ class ProcessRunner:
             return self._idle.pop()
         # Of this moment: a task may have added to the path.
         setup = ChildSetup(
-            tuple(map(str, sys.path)), os.getpid(), self._max_payload, self._options.memory_limit
+            tuple(map(str, sys.path)),
+            os.getpid(),
+            to_child(self._codec.serializer),
+            self._codec.max_payload,
+            self._options.memory_limit,
         )
         child = Child(setup, begin=self._begin, gone=self._forget)
         self._alive.add(child)

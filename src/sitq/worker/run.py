@@ -12,6 +12,7 @@ from sitq.context import CurrentTask
 from sitq.emitter import Emitter
 from sitq.model import Held, NewNote, NoteKind, Outcome, ReservedTask
 from sitq.rules import RunRules
+from sitq.serialization import Codec, Purpose
 from sitq.verbs import Verb
 from sitq.worker.inputs import Input
 
@@ -48,7 +49,7 @@ class Run:
     started: float
     post: Callable[[NewNote], None]
     emit: Emitter
-    max_payload: int
+    codec: Codec
     task: asyncio.Task[None] | None = None
     timer: asyncio.TimerHandle | None = None
     stop: Stop | None = None
@@ -66,6 +67,12 @@ class Run:
         return self.stop is not None
 
     def say(self, kind: NoteKind, data: bytes, event: type[Any], *details: Any) -> None:
+        if self.codec.seals and kind is not NoteKind.VALUE:  # a value is encoded already
+            data = self.codec.seal(data, self.held.id, Purpose(kind))
+        self.tell(kind, data, event, *details)
+
+    def tell(self, kind: NoteKind, data: bytes, event: type[Any], *details: Any) -> None:
+        """As `say`, with the data as it is stored."""
         if self.reported:
             return
         self.post(NewNote(self.held, kind, data))

@@ -15,6 +15,7 @@ from sitq.errors import WorkerBusyError, WorkerError, WorkerStoppedError
 from sitq.events import WorkerStarted, WorkerStopped, WorkerStopping
 from sitq.executors import RunnerFactory
 from sitq.model import ReservedTask, TaskId
+from sitq.serialization import Codec
 from sitq.worker.choice import Choice
 from sitq.worker.completer import Completer
 from sitq.worker.executor import Executor
@@ -45,7 +46,7 @@ class Services:
         backend: Backend,
         *,
         runners: Mapping[str, RunnerFactory],
-        max_payload: int,
+        codec: Codec,
         until_idle: bool,
         emit: Emitter,
     ) -> None:
@@ -56,24 +57,26 @@ class Services:
         self._lease = timedelta(seconds=config.lease)
         children = config.processes.children or min(os.process_cpu_count() or 1, config.concurrency)
         processes = ProcessRunner(
-            config.processes, size=children, max_payload=max_payload, clock=clock, begin=self._begin
+            config.processes, size=children, codec=codec, clock=clock, begin=self._begin
         )
         self._choice = Choice(config, runners, processes)
         self._slots = Slots(config.concurrency)
         self._outbox = Outbox(config.id, backend, emit)
-        self._completer = Completer(config.id, backend, emit, late=self._outbox.late)
+        self._completer = Completer(
+            config.id, backend, emit, late=self._outbox.late, seal=codec.seal if codec.seals else None
+        )
         self.executor = Executor(
             config.id,
             run_call=self._choice.run,
             check_executor=self._choice.check,
             is_elsewhere=self._choice.is_elsewhere,
-            read_inputs=partial(read_inputs, backend),
+            read_inputs=partial(read_inputs, backend, codec),
             report=self._completer.put,
             settled=self._completer.settled,
             interrupted=self._interrupted,
             slots=self._slots,
             outbox=self._outbox,
-            max_payload=max_payload,
+            codec=codec,
             clock=clock,
             emit=emit,
         )
@@ -101,7 +104,7 @@ class Services:
             emit=emit,
         )
         self._pruner = Pruner(config.id, backend, emit)
-        self._ticker = Ticker(config.id, backend, clock, emit)
+        self._ticker = Ticker(config.id, backend, clock, emit, rebind=codec.rebind if codec.seals else None)
         self._slots.on_free = self._fetcher.slot_freed
         self._completer.on_settled = self._fetcher.settled
         self._loops: list[asyncio.Task[None]] = []

@@ -2,21 +2,24 @@
 
 import asyncio
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from itertools import batched
 from typing import Final, NamedTuple
 
 from sitq.backends.base import Backend
 from sitq.clock import Clock
-from sitq.errors import BackendError, ValidationError
+from sitq.errors import BackendError, TaskSerializationError, ValidationError
 from sitq.events import Emit, ScheduleFailed, StorageFailed, TaskEnqueued, TickDropped, TicksMissed
-from sitq.model import NewTask
+from sitq.model import NewTask, TaskId
 from sitq.schedule import due, next_tick
-from sitq.schedules import Stored, decode, load_schedules, save_last, tick_task
+from sitq.schedules import Entry, Stored, decode, load_schedules, save_last, schedule_id, tick_task
 
 TICK_INTERVAL: Final = 5.0
 """How long a schedule that was defined elsewhere may go unseen."""
+
+type Rebind = Callable[[bytes, str, TaskId], bytes]
+"""Makes of the payload of a schedule that of a task."""
 
 _JITTER: Final = 0.1
 _BATCH: Final = 1_000
@@ -43,13 +46,21 @@ class Ticker:
     """
 
     def __init__(
-        self, worker: str, backend: Backend, clock: Clock, emit: Emit, *, interval: float = TICK_INTERVAL
+        self,
+        worker: str,
+        backend: Backend,
+        clock: Clock,
+        emit: Emit,
+        *,
+        interval: float = TICK_INTERVAL,
+        rebind: Rebind | None = None,
     ) -> None:
         self._worker = worker
         self._backend = backend
         self._clock = clock
         self._emit = emit
         self._interval = interval
+        self._rebind = rebind
         # The next tick of each schedule as it was when it was looked at; None if there is none to wait for.
         self._next: dict[Stored, datetime | None] = {}
 
@@ -102,16 +113,22 @@ class Ticker:
                 return None
             found = due(entry.schedule, entry.settled, now)
             coming = next_tick(entry.schedule, found.handled or entry.settled)
-        except ValidationError as error:
+            ticks += [_Tick(tick, stored.name, self._task(entry, tick)) for tick in found.run]
+        except (ValidationError, TaskSerializationError) as error:
             self._emit(ScheduleFailed(self._worker, stored.name, str(error)))
             return None
-        ticks += [_Tick(tick, stored.name, tick_task(entry, tick)) for tick in found.run]
         if found.handled is not None:
             settled[stored.name] = found.handled
         if found.missed:
             policy = entry.schedule.misfire
             self._emit(TicksMissed(self._worker, stored.name, entry.settled, policy, len(found.run)))
         return coming
+
+    def _task(self, entry: Entry, tick: datetime) -> NewTask:
+        task = tick_task(entry, tick)
+        if self._rebind is None:
+            return task
+        return task._replace(payload=self._rebind(task.payload, schedule_id(entry.schedule.name), task.id))
 
     async def _store(self, ticks: Iterable[_Tick]) -> int:
         enqueued = 0

@@ -29,18 +29,20 @@ class ChildSetup(NamedTuple):
     Attributes:
         paths: Its `sys.path`, so that it can import what the worker can.
         worker: The process that it dies with.
+        serializer: Of the queue, with its keys; from `to_child`.
         max_payload: Of the queue: the largest encoded result.
         memory_limit: Bytes that it may use; None for no limit.
     """
 
     paths: tuple[str, ...]
     worker: int
+    serializer: bytes
     max_payload: int
     memory_limit: int | None = None
 
 
 class Job(NamedTuple):
-    """What a child needs for one attempt. The call and the inputs stay as they were stored: nothing is pickled twice."""
+    """What a child needs for one attempt. Call and inputs stay as they were stored: nothing is pickled twice."""
 
     reserved: ReservedTask
     inputs: Mapping[int, Input]

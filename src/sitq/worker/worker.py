@@ -188,7 +188,7 @@ class Worker:
             self.config,
             queue.backend,
             runners=queue.runners,
-            max_payload=queue.max_payload,
+            codec=queue.codec,
             until_idle=until_idle,
             emit=self._emit,
         )

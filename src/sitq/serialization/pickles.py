@@ -11,11 +11,9 @@ without complaint, and the worker could not load them: so the pickler looks at e
 # cloudpickle is not typed:
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
-import inspect
 import pickle
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from io import BytesIO
@@ -29,15 +27,17 @@ import cloudpickle  # type: ignore[import-untyped]
 from sitq.errors import PayloadTooLargeError, TaskSerializationError
 from sitq.failure import reason, type_name
 from sitq.rules import NO_RULES, RunRules
-from sitq.task import MAIN, Call, Task, importable, parameter_names
+from sitq.serialization.about import About, CallParts, Loaded, Purpose
+from sitq.serialization.blame import blame
+from sitq.serialization.envelope import MAGIC, PYTHON, foreign, name_of, other_python
+from sitq.task import MAIN, Call, importable
 
-_MAGIC: Final = b"sq"
+NAME: Final = "cloudpickle"
 _VERSION: Final = 1
 _PICKLE: Final = 1
 _CLOUDPICKLE: Final = 2
-_PYTHON: Final = bytes(sys.version_info[:2])
-_BY_REFERENCE: Final = _MAGIC + bytes([_VERSION, _PICKLE]) + _PYTHON
-_BY_VALUE: Final = _MAGIC + bytes([_VERSION, _CLOUDPICKLE]) + _PYTHON
+_BY_REFERENCE: Final = MAGIC + bytes([_VERSION, _PICKLE]) + PYTHON
+_BY_VALUE: Final = MAGIC + bytes([_VERSION, _CLOUDPICKLE]) + PYTHON
 _HEADER: Final = len(_BY_REFERENCE)
 _BODY: Final = _HEADER + 4
 _PROTOCOL: Final = 5
@@ -81,25 +81,27 @@ def encode_call(
     except KeyboardInterrupt:
         raise  # of the caller, who waits for this
     except BaseException as error:
-        raise _blame(call, context or {}, rules, error) from error
+        raise blame(call, context or {}, rules, error, _encode, "pickled", by_value=True) from error
     if len(data) > max_payload:
-        raise PayloadTooLargeError(
-            f"the call of {call.name} is {len(data):,} bytes encoded, and max_payload is {max_payload:,}: store the "
-            "data elsewhere and pass a path or a key, or raise max_payload"
-        )
+        raise call_too_large(call, len(data), max_payload)
     return data
 
 
-type _Loaded = tuple[Call[Any], Mapping[str, Any], RunRules]
+def call_too_large(call: Call[Any], size: int, max_payload: int) -> PayloadTooLargeError:
+    """The error for a call over the limit."""
+    return PayloadTooLargeError(
+        f"the call of {call.name} is {size:,} bytes encoded, and max_payload is {max_payload:,}: store the "
+        "data elsewhere and pass a path or a key, or raise max_payload"
+    )
 
 
-def decode_call(data: bytes) -> _Loaded:
+def decode_call(data: bytes) -> Loaded:
     """Return the call, its context and its rules. This runs code that the call refers to; no error of it gets through.
 
     Raises:
         TaskSerializationError: Not written by sitq, damaged, by another Python, or its code cannot be loaded here.
     """
-    loaded: _Loaded | None = _decode(data, "call", load=_load_call)
+    loaded: Loaded | None = _decode(data, "call", load=_load_call)
     if loaded is None:
         raise TaskSerializationError("these bytes are a result, not a call")
     return loaded
@@ -126,11 +128,16 @@ def encode_value(value: Any, *, max_payload: int) -> bytes:
             f"the result ({type_name(value)}) cannot be {fault}: {reason(error)}. Return plain data"
         ) from error
     if len(data) > max_payload:
-        raise PayloadTooLargeError(
-            f"the result is {len(data):,} bytes encoded, and max_payload is {max_payload:,}: store it elsewhere and "
-            "return a path or a key, or raise max_payload"
-        )
+        raise result_too_large(len(data), max_payload)
     return data
+
+
+def result_too_large(size: int, max_payload: int) -> PayloadTooLargeError:
+    """The error for a value over the limit."""
+    return PayloadTooLargeError(
+        f"the result is {size:,} bytes encoded, and max_payload is {max_payload:,}: store it elsewhere and "
+        "return a path or a key, or raise max_payload"
+    )
 
 
 def decode_value(data: bytes) -> Any:
@@ -140,6 +147,55 @@ def decode_value(data: bytes) -> Any:
         TaskSerializationError: Not written by sitq, damaged, by another Python, or its classes cannot be loaded here.
     """
     return _decode(data, "result", interrupt=KeyboardInterrupt)
+
+
+# -- The serializer --------------------------------------------------------------------------------
+
+
+class CloudpickleSerializer:
+    """Any Python object, as a pickle: by reference where possible, by value through cloudpickle where not.
+
+    Reading runs the code that the bytes refer to: only for stores that nobody writes whom you would not let run code,
+    or inside `Signed` or `Encrypted`.
+    """
+
+    name = NAME
+
+    def encode_call(self, parts: CallParts, about: About, /) -> bytes:
+        call, context, rules = parts
+        return encode_call(call, context, max_payload=sys.maxsize, rules=rules)
+
+    def decode_call(self, data: bytes, about: About, /) -> CallParts:
+        return CallParts(*decode_call(data))
+
+    def encode_value(self, value: Any, about: About, /) -> bytes:
+        return encode_value(value, max_payload=sys.maxsize)
+
+    def decode_value(self, data: bytes, about: About, /) -> Any:
+        return decode_value(data)
+
+    def seal(self, data: bytes, about: About, /) -> bytes:
+        return data
+
+    def unseal(self, data: bytes, about: About, /) -> bytes:
+        return unsealed(data, about, NAME)
+
+    def __repr__(self) -> str:
+        return "CloudpickleSerializer()"
+
+
+def unsealed(data: bytes, about: About, reader: str) -> bytes:
+    """Return what nobody has sealed. Raises `PayloadRefusedError` for what says that another serializer wrote it."""
+    match about.purpose:
+        case Purpose.LOG:
+            return data  # any text may stand there
+        case Purpose.ERROR | Purpose.PROGRESS:
+            mine = data[:2] != MAGIC
+        case _:
+            mine = name_of(data) == reader
+    if not mine:
+        raise foreign(about.purpose, name_of(data), reader)
+    return data
 
 
 # -- Pickling --------------------------------------------------------------------------------------
@@ -232,7 +288,7 @@ def _seal(header: bytes, body: bytes) -> bytes:
     return header + crc32(body).to_bytes(4) + body
 
 
-def _load_call(body: bytes) -> _Loaded | None:
+def _load_call(body: bytes) -> Loaded | None:
     parts = pickle.loads(body)
     if type(parts) is not tuple or not 3 <= len(parts) <= 5:
         return None
@@ -277,7 +333,7 @@ def _decode(
 ) -> Any:
     """Return what was encoded. Every exception but `interrupt` becomes a `TaskSerializationError`."""
     if data[:_HEADER] != _BY_REFERENCE:
-        _check_header(data[:_HEADER], what)
+        _check_header(data[:_HEADER], data, what)
     body = data[_BODY:]
     if crc32(body).to_bytes(4) != data[_HEADER:_BODY]:
         raise TaskSerializationError(f"the bytes of this {what} are damaged: their checksum is wrong")
@@ -292,72 +348,17 @@ def _decode(
         raise TaskSerializationError(f"the {what} cannot be loaded: {reason(error)}{hint}") from error
 
 
-def _check_header(header: bytes, what: str) -> None:
-    if len(header) < _HEADER or header[:2] != _MAGIC:
+def _check_header(header: bytes, data: bytes, what: str) -> None:
+    if len(header) < _HEADER or header[:2] != MAGIC:
         raise TaskSerializationError(f"these bytes are not a {what} written by sitq")
     version, codec, major, minor = header[2:]
     if version != _VERSION or codec not in (_PICKLE, _CLOUDPICKLE):
+        writer = name_of(data)
+        if writer not in ("", NAME):
+            raise foreign(what, writer, NAME)
         raise TaskSerializationError(
             f"this {what} has envelope version {version} and codec {codec}, which this sitq does not know: use the "
             "sitq that wrote it, or a newer one"
         )
-    if codec == _CLOUDPICKLE and header[4:] != _PYTHON:
-        raise TaskSerializationError(
-            f"this {what} carries code by value from Python {major}.{minor}, and this is Python {_PYTHON[0]}."
-            f"{_PYTHON[1]}: bytecode does not cross versions. Move the code into a module that both can import, or "
-            "run both on one version"
-        )
-
-
-# -- Whose fault it is -----------------------------------------------------------------------------
-
-
-def _blame(
-    call: Call[Any], context: Mapping[str, Any], rules: RunRules, error: BaseException
-) -> TaskSerializationError:
-    """Pickle the parts one by one, to name the first that fails."""
-    with suppress(Exception):  # inspect stumbles over empty closures and odd signatures: then without a name
-        for label, part, fix in _parts(call, context, rules):
-            cause = _failure(part)
-            if cause is not None:
-                return TaskSerializationError(f"{label} cannot be pickled: {reason(cause)}. {fix}")
-    return TaskSerializationError(f"the call of {call.name} cannot be pickled: {reason(error)}")
-
-
-def _parts(call: Call[Any], context: Mapping[str, Any], rules: RunRules) -> Iterator[tuple[str, Any, str]]:
-    name, names = call.name, parameter_names(call.func)
-    fix = "Pass plain data, such as a path or an id, and open or look up the rest inside the task"
-    for index, value in enumerate(call.args):
-        known = f"`{names[index]}`: " if index < len(names) else ""
-        yield f"argument {index + 1} ({known}{type_name(value)}) of {name}", value, fix
-    for key, value in call.kwargs.items():
-        yield f"argument `{key}` ({type_name(value)}) of {name}", value, fix
-    for key, value in context.items():
-        yield f"context[{key!r}] ({type_name(value)})", value, "Give plain data"
-    if rules.retry is not None:
-        policy, move = rules.retry, "Define it in a module that the worker can import"
-        yield f"the backoff of retry ({type_name(policy.backoff)})", policy.backoff, move
-        for option in ("on", "give_up_on"):
-            for each in getattr(policy, option):
-                yield f"{option} of retry has {each.__qualname__} in it, which", each, move
-    fix = "Pass it as plain data, or move the function into a module, where it goes by reference"
-    for key, value in _captured(call.func).items():
-        yield f"{name} goes by value, and its `{key}` ({type_name(value)})", value, fix
-    yield f"the function {name}", call.func, "Use a function of a module"
-
-
-def _captured(func: Any) -> dict[str, Any]:
-    """Return what a function that goes by value takes along."""
-    inner = func.func if isinstance(func, Task) else func
-    if type(inner) is not FunctionType or importable(func):
-        return {}
-    found = inspect.getclosurevars(inner)
-    return {**found.globals, **found.nonlocals}
-
-
-def _failure(part: Any) -> BaseException | None:
-    try:
-        _encode(part)
-    except BaseException as error:
-        return error
-    return None
+    if codec == _CLOUDPICKLE and header[4:] != PYTHON:
+        raise other_python(what, major, minor)
