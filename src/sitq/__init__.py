@@ -1,6 +1,7 @@
 """sitq: an embeddable, async-first task queue in one SQLite file."""
 
 from sitq.backends.base import Backend
+from sitq.carrying import ContextProvider
 from sitq.context import CurrentTask, current_task
 from sitq.details import AttemptError, TaskDetails
 from sitq.enqueuer import Enqueuer
@@ -9,6 +10,7 @@ from sitq.errors import (
     BackendError,
     BackendSchemaError,
     BackendTimeoutError,
+    ContextProviderError,
     PayloadTooLargeError,
     QueueClosedError,
     QueueEmptyError,
@@ -34,7 +36,9 @@ from sitq.failure import ErrorInfo
 from sitq.handle import Result, SyncTaskHandle, TaskHandle
 from sitq.model import QueueStats, Stats, Status, TaskRecord, WorkerInfo, WorkerRecord
 from sitq.progress import Progress
+from sitq.providers import ContextVars, StructlogContext, TraceContext
 from sitq.queue import TaskQueue
+from sitq.resources import resource
 from sitq.retry import RetryPolicy
 from sitq.schedules import ScheduleRecord
 from sitq.stream import Streamed
@@ -71,6 +75,11 @@ __all__ = [
     "Call",
     "current_task",
     "CurrentTask",
+    "resource",
+    "ContextProvider",
+    "ContextVars",
+    "StructlogContext",
+    "TraceContext",
     "RetryPolicy",
     "Retry",
     "Snooze",
@@ -89,6 +98,7 @@ __all__ = [
     "TaskRetryExhaustedError",
     "TaskCancelledError",
     "TaskSerializationError",
+    "ContextProviderError",
     "PayloadTooLargeError",
     "QueueError",
     "QueueClosedError",

@@ -84,6 +84,18 @@ class TaskSerializationError(TaskError):
     """A call, a result or an error cannot be turned into bytes, or these bytes cannot be read back."""
 
 
+class ContextProviderError(TaskError):
+    """A context provider failed: at `enqueue`, which stored nothing, or before a run, and the task was parked."""
+
+    def __init__(self, provider: str, what: str) -> None:
+        super().__init__(f"context provider {provider!r} {what}")
+        self.provider = provider
+        self.what = what
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        return type(self), (self.provider, self.what)
+
+
 class PayloadTooLargeError(TaskSerializationError):
     """The encoded call or result is larger than the queue's `max_payload`."""
 

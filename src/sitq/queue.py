@@ -10,6 +10,7 @@ from typing import Any, Final, Never, Self, Unpack, get_args, overload
 
 from sitq.backends import open_backend
 from sitq.backends.base import Backend
+from sitq.carrying import ContextProvider, capture, check_providers
 from sitq.checks import Duration, integer, label, seconds
 from sitq.deadletters import discard_all, requeue_all, selection
 from sitq.declared import Declared, declare, declared, schedule_name
@@ -69,13 +70,15 @@ class TaskQueue:
         max_payload: Largest encoded call or result, in bytes.
         max_pending: How many tasks may be pending, for each queue or for those in a mapping by name. An `enqueue` that
             would exceed it raises `QueueFullError`. It bounds what this object enqueues; give it to all producers.
+        context_providers: Carry parts of the caller's surroundings, such as context variables, structlog's or a trace,
+            to the runs of tasks; see `ContextProvider`. Give the same to the queues of producers and workers.
 
     Attributes:
         emitter: Hands out the events of this queue and its workers; `on` adds to it.
         declared: The schedules that `cron` declared, by name. They are stored when the queue is opened.
 
     Raises:
-        ValidationError: The URL, `max_payload` or `max_pending` is not usable.
+        ValidationError: The URL, `max_payload`, `max_pending` or `context_providers` is not usable.
     """
 
     def __init__(
@@ -84,6 +87,7 @@ class TaskQueue:
         *,
         max_payload: int = DEFAULT_MAX_PAYLOAD,
         max_pending: int | Mapping[str, int] | None = None,
+        context_providers: Iterable[ContextProvider] = (),
     ) -> None:
         if not isinstance(max_payload, int) or isinstance(max_payload, bool) or max_payload < 1:
             raise ValidationError(
@@ -98,6 +102,7 @@ class TaskQueue:
         self.backend: Final[Backend] = backend
         self.max_payload: Final = max_payload
         self._max_pending: Final = _max_pending(max_pending)
+        self.context_providers: Final = check_providers(context_providers)
         self.emitter: Final = Emitter()
         self.declared: Final[dict[str, Declared]] = {}
         self._open = False
@@ -182,6 +187,7 @@ class TaskQueue:
         Raises:
             ValidationError: Not a callable, arguments that do not fit it, a naive `eta`.
             TaskSerializationError: An argument cannot be pickled; the message names it.
+            ContextProviderError: A context provider failed; the message names it.
             PayloadTooLargeError: The encoded call is larger than `max_payload`.
             QueueClosedError: The queue is closed.
             BackendError: The storage failed; unless its class says otherwise the outcome is unknown.
@@ -194,7 +200,8 @@ class TaskQueue:
             )
         made: Call[Any] = Call(func, args, kwargs)
         options = _NO_OPTIONS if eta is None else TaskOptions(eta=eta)
-        task = self._new_task(made, options)
+        carried = capture(self.context_providers) if self.context_providers else None
+        task = self._new_task(made, options, carried)
         backend = self.backend if self._open else await self._ready()
         [stored] = await backend.enqueue([task], max_pending=self._bounds([task]))
         if stored.created and self.emitter.wants(TaskEnqueued):
@@ -218,7 +225,8 @@ class TaskQueue:
             raise ValidationError(
                 f"calls is a {type(calls).__qualname__}: give calls, as in [call(func, 1), call(func, 2)]"
             )
-        tasks = [self._new_task(call, options) for call in calls]
+        carried = capture(self.context_providers) if self.context_providers else None
+        tasks = [self._new_task(call, options, carried) for call in calls]
         if options.id is not None and len(tasks) > 1:
             raise ValidationError(f"id is {options.id!r} for {len(tasks)} tasks: give an id to one task only")
         return await self._store(tasks)
@@ -241,7 +249,9 @@ class TaskQueue:
             return {task.queue: self._max_pending for task in tasks}
         return self._max_pending
 
-    def _new_task(self, call: Call[Any], given: TaskOptions) -> NewTask:
+    def _new_task(
+        self, call: Call[Any], given: TaskOptions, carried: Mapping[str, Any] | None = None
+    ) -> NewTask:
         if not isinstance(call, Call):
             raise ValidationError(
                 f"enqueue_many got a {type(call).__qualname__}: give calls, as in "
@@ -255,10 +265,11 @@ class TaskQueue:
         known = NO_TERMS
         if options is not _NO_OPTIONS:
             known = terms(options, name=name, queue=queue, now=datetime.now(UTC))
+        rules = known.rules if carried is None else known.rules._replace(carried=carried)
         return NewTask(
             new_id() if options.id is None else options.id,
             name,
-            encode_call(call, options.context, max_payload=self.max_payload, rules=known.rules),
+            encode_call(call, options.context, max_payload=self.max_payload, rules=rules),
             queue,
             0 if options.priority is None else options.priority,
             known.due_at,

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, Final, Protocol, Self, Unpack, overload
 
 from sitq.backends.base import Backend
+from sitq.carrying import ContextProvider
 from sitq.checks import Duration
 from sitq.details import TaskDetails
 from sitq.enqueuer import Enqueuer
@@ -49,12 +50,16 @@ class SyncTaskQueue:
         *,
         max_payload: int = DEFAULT_MAX_PAYLOAD,
         max_pending: int | Mapping[str, int] | None = None,
+        context_providers: Iterable[ContextProvider] = (),
     ) -> None:
-        self._queue: Final = TaskQueue(backend, max_payload=max_payload, max_pending=max_pending)
+        self._queue: Final = TaskQueue(
+            backend, max_payload=max_payload, max_pending=max_pending, context_providers=context_providers
+        )
         self.backend: Final = self._queue.backend
         self.max_payload: Final = self._queue.max_payload
         self.emitter: Final = self._queue.emitter
         self.declared: Final = self._queue.declared
+        self.context_providers: Final = self._queue.context_providers
         # Held while opening and closing. Reentrant, because a signal handler may use the queue as well.
         self._changing = threading.RLock()
         self._thread: LoopThread | None = None

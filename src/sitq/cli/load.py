@@ -134,7 +134,9 @@ def _as_queue(value: Any, target: str) -> TaskQueue:
         case TaskQueue():
             return value
         case SyncTaskQueue():
-            queue = TaskQueue(value.backend, max_payload=value.max_payload)
+            queue = TaskQueue(
+                value.backend, max_payload=value.max_payload, context_providers=value.context_providers
+            )
             queue.declared.update(value.declared)
             return queue
         case _:

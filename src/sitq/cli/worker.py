@@ -12,7 +12,7 @@ from typing import Any, Final
 from sitq.cli import logs
 from sitq.cli.arguments import Parser, choice, integer, shares, span
 from sitq.cli.exits import CommandError, Exit
-from sitq.cli.load import TARGET_FORMS, load_queue
+from sitq.cli.load import TARGET_FORMS, load_function, load_queue
 from sitq.queue import TaskQueue
 from sitq.worker.worker import Worker
 
@@ -66,6 +66,8 @@ def add(commands: Any) -> None:
            help="how long running tasks may take to finish before they are given back (30)")  # fmt: skip
     option("--lease", env="SITQ_WORKER_LEASE", convert=span, metavar="S",
            help="how long after its death another worker takes over its tasks (30)")  # fmt: skip
+    option("--resources", env="SITQ_WORKER_RESOURCES", metavar="MODULE:FUNCTION",
+           help="what tasks share: a function that returns a context manager")  # fmt: skip
     option("--log-level", env="SITQ_WORKER_LOG_LEVEL", convert=choice(logs.LEVELS), metavar="LEVEL",
            help=f"{', '.join(logs.LEVELS)} (info)")  # fmt: skip
     option("--log-format", env="SITQ_WORKER_LOG_FORMAT", convert=choice(logs.FORMATS), metavar="FORMAT",
@@ -84,6 +86,8 @@ def run(arguments: argparse.Namespace) -> int:
         for name in ("queues", "concurrency", "max_tasks", "shutdown_timeout", "lease")
         if (value := getattr(arguments, name)) is not None
     }
+    if arguments.resources is not None:
+        settings["resources"] = load_function(arguments.resources)
     worker = Worker(queue, strict=bool(arguments.strict), **settings)
     code: int = Exit.FAILURE
     with asyncio.Runner() as runner:

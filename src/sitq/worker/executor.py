@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Final
 
+from sitq.carrying import Restored
 from sitq.clock import Clock
 from sitq.context import CurrentTask, bind, running_here
 from sitq.emitter import Emitter
@@ -39,6 +40,7 @@ from sitq.model import (
     Succeeded,
     TaskId,
 )
+from sitq.resources import provide
 from sitq.serialization import decode_call
 from sitq.task import Call, check_arguments, check_callable
 from sitq.worker.fork import end_if_forked
@@ -46,6 +48,7 @@ from sitq.worker.judge import expire, judge_error, judge_value, left_behind, on_
 from sitq.worker.outbox import Outbox
 from sitq.worker.run import Run, Stop
 from sitq.worker.slots import Slots
+from sitq.worker.surroundings import Surroundings
 
 _SWEEP_AFTER: Final = 0.05
 _PUT_OFF: Final = timedelta(seconds=1)
@@ -75,6 +78,7 @@ class Executor:
         interrupted: Whether somebody cancels everything on this loop, as `asyncio.run` does at its end.
         slots: Where the slot of a run is given back when it has ended.
         outbox: Where running tasks put what they have to say.
+        surroundings: What the runs find around them, of their worker and of whoever enqueued them.
     """
 
     def __init__(
@@ -87,6 +91,7 @@ class Executor:
         interrupted: Callable[[], bool],
         slots: Slots,
         outbox: Outbox,
+        surroundings: Surroundings,
         max_payload: int,
         clock: Clock,
         emit: Emitter,
@@ -100,6 +105,8 @@ class Executor:
         self._slots = slots
         self._outbox = outbox
         self._post = outbox.put
+        self._surroundings = surroundings
+        self._resources = surroundings.resources  # of which most workers have none
         self._max_payload = max_payload
         self._now = clock.now
         self._emit = emit
@@ -157,21 +164,25 @@ class Executor:
                 return None
             check_callable(call.func)
             check_arguments(call)
+            held = reserved.held
+            run = Run(reserved, held, rules, time.monotonic(), self._post, self._emit, self._max_payload)
+            current = _current(run, context)
+            own = bind(current)
+            if self._resources is not None:
+                own.run(provide, self._resources.value)
+            restored = None if rules.carried is None else own.run(self._surroundings.restore, current, rules)
         except Exception as error:  # of whatever has this name by now, too
             self._end_unrun(reserved, park(reserved, error, self._now))
             return None
-        held = reserved.held
-        run = Run(reserved, held, rules, time.monotonic(), self._post, self._emit, self._max_payload)
         self._runs[held] = run
-        current = _current(run, context)
         loop = asyncio.get_running_loop()
         # Not by `create_task`: the loop's task factory is for what user code creates. Begun at once, since a task that
         # never waits then costs no turn of the loop, and no timer.
         task = asyncio.Task(
-            self._execute(run, call, current),
+            self._execute(run, call, current, restored),
             loop=loop,
             name=reserved.id,
-            context=bind(current),
+            context=own,
             eager_start=True,
         )
         if not task.done():
@@ -247,7 +258,9 @@ class Executor:
 
     # -- The pipeline ------------------------------------------------------------------------------
 
-    async def _execute(self, run: Run, call: Call[Any], current: CurrentTask) -> None:
+    async def _execute(
+        self, run: Run, call: Call[Any], current: CurrentTask, restored: Restored | None
+    ) -> None:
         # No await outside the `try`: whatever is thrown into this coroutine is judged.
         reserved = run.reserved
         if self._emit.wants(TaskStarted):
@@ -262,10 +275,14 @@ class Executor:
             finally:
                 end_if_forked(self._pid)
         except BaseException as error:
+            if restored is not None:
+                restored.leave(error)
             if run.stop is None and isinstance(error, asyncio.CancelledError) and self._interrupted():
                 run.stop = Stop.RELEASE
             outcome = judge_error(run, error, self._now)
         else:
+            if restored is not None:
+                restored.leave(None)
             outcome = judge_value(run, value, self._now)
         if run.timer is not None:
             run.timer.cancel()

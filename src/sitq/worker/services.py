@@ -2,17 +2,19 @@
 
 import asyncio
 import os
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from datetime import timedelta
 from typing import Any, Final
 
 from sitq.backends.base import Backend
+from sitq.carrying import ContextProvider
 from sitq.clock import Clock, SystemClock
 from sitq.config import WorkerConfig
 from sitq.emitter import Emitter
 from sitq.errors import WorkerBusyError, WorkerError, WorkerStoppedError
 from sitq.events import WorkerStarted, WorkerStopped, WorkerStopping
 from sitq.model import ReservedTask, TaskId
+from sitq.resources import Lifespan
 from sitq.task import Call
 from sitq.worker.completer import Completer
 from sitq.worker.executor import Executor
@@ -24,6 +26,7 @@ from sitq.worker.portrait import SelfPortrait
 from sitq.worker.run import Stop
 from sitq.worker.runners import AsyncRunner, ThreadRunner, is_coroutine_function
 from sitq.worker.slots import Slots
+from sitq.worker.surroundings import Surroundings
 from sitq.worker.ticker import Ticker
 
 _CANCEL_TIMEOUT: Final = 5.0
@@ -37,13 +40,22 @@ class Services:
     """The services of one run of a worker, wired together, with their start and their end."""
 
     def __init__(
-        self, config: WorkerConfig, backend: Backend, *, max_payload: int, until_idle: bool, emit: Emitter
+        self,
+        config: WorkerConfig,
+        backend: Backend,
+        *,
+        max_payload: int,
+        until_idle: bool,
+        providers: Sequence[ContextProvider],
+        resources: Lifespan | None,
+        emit: Emitter,
     ) -> None:
         clock: Clock = SystemClock()
         self._backend = backend
         self._config = config
         self._emit = emit
         self._lease = timedelta(seconds=config.lease)
+        self._resources = resources
         self._threads = ThreadRunner(config.concurrency)
         self._coroutines = AsyncRunner()
         self._slots = Slots(config.concurrency)
@@ -57,6 +69,7 @@ class Services:
             interrupted=self._interrupted,
             slots=self._slots,
             outbox=self._outbox,
+            surroundings=Surroundings(config.id, providers, resources, emit),
             max_payload=max_payload,
             clock=clock,
             emit=emit,
@@ -96,6 +109,8 @@ class Services:
         self.forced_by: int | None = None
         self._failure: BaseException | None = None
         self._taking: set[asyncio.Task[Any]] = set()
+        if resources is not None:
+            resources.on_end = self._on_resources_end
 
     def _run_call(self, call: Call[Any]) -> Awaitable[Any]:
         runner = self._coroutines if is_coroutine_function(call.func) else self._threads
@@ -124,8 +139,18 @@ class Services:
             self._failure = self._failure or task.exception()
             self.request_stop()
 
+    def _on_resources_end(self, error: WorkerError) -> None:
+        if self._failure is None:
+            self._failure = WorkerError(f"worker {self._config.id}: {error}")
+            self._failure.__cause__ = error.__cause__
+        else:
+            self._failure.add_note(str(error))
+        self.request_stop()
+
     def raise_failure(self) -> None:
-        """Raise what ended a service that was not meant to end."""
+        """Raise what ended a service or the resources that were not meant to end, or what came of taking them down."""
+        if isinstance(self._failure, WorkerError):
+            raise self._failure
         if self._failure is not None:
             raise WorkerError(
                 f"worker {self._config.id} stopped because of an unexpected error: {self._failure!r}"
@@ -201,12 +226,21 @@ class Services:
             self.executor.cancel_leftovers()
             await self._completer.flush(_FLUSH_TIMEOUT)
             await self._completer.close()
+            # Last, since what runs until then may use them.
+            if self._resources is not None:
+                await self._take_down(self._resources)
         finally:
             await self._heartbeat.stop()
             self._threads.close()
             self._coroutines.close()
             if self._loops:
                 self._emit(WorkerStopped(self._config.id))
+
+    async def _take_down(self, resources: Lifespan) -> None:
+        try:
+            await resources.close()
+        except WorkerError as error:
+            self._on_resources_end(error)
 
     async def _stop_loops(self) -> None:
         self._fetcher.stop()
