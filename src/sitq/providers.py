@@ -1,5 +1,6 @@
 """The context providers that sitq brings along: context variables, structlog, the trace context of OpenTelemetry."""
 
+import contextvars
 import importlib
 import sys
 from collections.abc import Generator, Mapping
@@ -63,39 +64,52 @@ class ContextVars:
                 one.reset(token)
 
     def __reduce__(self) -> Any:
-        # A ContextVar itself cannot be pickled. Another process finds it where its module holds it.
-        return _context_vars, (self.name, tuple(_place(one) for one in self._variables))
+        # A ContextVar itself cannot be pickled. Another process finds it where a module holds it.
+        return _context_vars, (self.name, tuple((one.name, _places(one)) for one in self._variables))
 
 
-def _context_vars(name: str, places: tuple[tuple[str, str], ...]) -> ContextVars:
-    return ContextVars(*(_variable(*place) for place in places), name=name)
+type _Place = tuple[str, str]
 
 
-def _place(variable: ContextVar[Any]) -> tuple[str, str]:
-    """The module and the name under which another process finds this variable."""
+def _context_vars(name: str, variables: tuple[tuple[str, tuple[_Place, ...]], ...]) -> ContextVars:
+    return ContextVars(*(_found(*each) for each in variables), name=name)
+
+
+def _places(variable: ContextVar[Any]) -> tuple[_Place, ...]:
+    """The modules and names under which another process finds this variable.
+
+    Which module defines it is not to be seen. It is more likely one that can make context variables than one that has
+    imported this one, so those come first.
+    """
+    places: list[tuple[bool, str, str]] = []
     for name, module in list(sys.modules.items()):
         if name in MAIN or not isinstance(module, ModuleType) or module.__spec__ is None:
             continue
-        for attribute, value in list(vars(module).items()):
-            if value is variable:
-                return name, attribute
-    raise ValidationError(
-        f"the ContextVar {variable.name!r} cannot be found by a child process: no module that can be imported has it "
-        "as a global. Define it at the top level of a module other than __main__"
-    )
-
-
-def _variable(module: str, attribute: str) -> ContextVar[Any]:
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+        names = dict(vars(module))
+        held = [attribute for attribute, value in names.items() if value is variable]
+        imports = not any(value is ContextVar or value is contextvars for value in names.values() if held)
+        places += [(imports, name, attribute) for attribute in held]
+    if not places:
         raise ValidationError(
-            f"the ContextVar {module}.{attribute} cannot be found here: this process must be able to import what the "
-            "worker can"
-        ) from error
-    if not isinstance(found, ContextVar):
-        raise ValidationError(f"{module}.{attribute} is {kind(found)} here, not a ContextVar")
-    return found  # pyright: ignore[reportUnknownVariableType]
+            f"the ContextVar {variable.name!r} cannot be found by a child process: no module that can be imported has "
+            "it as a global. Define it at the top level of a module other than __main__"
+        )
+    return tuple((name, attribute) for _, name, attribute in sorted(places, key=lambda place: place[0]))
+
+
+def _found(name: str, places: tuple[_Place, ...]) -> ContextVar[Any]:
+    for module, attribute in places:
+        try:
+            found: Any = getattr(importlib.import_module(module), attribute)
+        except (ImportError, AttributeError):
+            continue
+        if isinstance(found, ContextVar) and found.name == name:
+            return found
+    known = ", ".join(f"{module}.{attribute}" for module, attribute in places)
+    raise ValidationError(
+        f"the ContextVar {name!r} cannot be found here: the worker has it as {known}, and this process must be able to "
+        "import what the worker can"
+    )
 
 
 # -- structlog -------------------------------------------------------------------------------------
