@@ -122,7 +122,7 @@ class StructlogContext:
         ValidationError: structlog is not installed.
     """
 
-    name: Final = "structlog"
+    name = "structlog"
 
     def __init__(self) -> None:
         _need("structlog", "structlog.contextvars", extra="structlog")
@@ -156,7 +156,7 @@ class TraceContext:
         ValidationError: opentelemetry-api is not installed, or `span` is not a bool.
     """
 
-    name: Final = "opentelemetry"
+    name = "opentelemetry"
 
     def __init__(self, *, span: bool = False) -> None:
         if not isinstance(span, bool):
