@@ -104,7 +104,7 @@ def _found(name: str, places: tuple[_Place, ...]) -> ContextVar[Any]:
         except (ImportError, AttributeError):
             continue
         if isinstance(found, ContextVar) and found.name == name:
-            return found
+            return found  # pyright: ignore[reportUnknownVariableType]
     known = ", ".join(f"{module}.{attribute}" for module, attribute in places)
     raise ValidationError(
         f"the ContextVar {name!r} cannot be found here: the worker has it as {known}, and this process must be able to "

@@ -56,6 +56,8 @@ def promised(example: str) -> list[str]:
         "sync_client",
         "progress_bar",
         "limits",
+        "request_context",
+        "connection_pool",
     ],
 )
 def test_prints_what_it_promises(example: str, tmp_path: Path) -> None:
