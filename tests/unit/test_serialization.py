@@ -181,7 +181,7 @@ def test_rules_of_another_version(rest: tuple[Any, ...]) -> None:
 
 
 def test_rules_that_are_not_known_are_not_passed_over() -> None:
-    data = sealed(pickle.dumps((resize, (), {}, {}, (None, None, None, None, "sideways"))))
+    data = sealed(pickle.dumps((resize, (), {}, {}, (*RunRules(), "sideways"))))
     with pytest.raises(TaskSerializationError, match="rules that this sitq does not know"):
         decode_call(data)
 
