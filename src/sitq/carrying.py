@@ -1,6 +1,6 @@
 """What travels from who enqueues a task to its run without being an argument: captured there, restored around the run.
 
-Plain functions over providers and data, so that whatever runs a task can use them. One run is surrounded like this:
+Plain functions over providers and data. One run is surrounded like this:
 
     context = bind(current)
     restored = context.run(restore, providers, carried, failed)

@@ -40,7 +40,6 @@ from sitq.model import (
     Succeeded,
     TaskId,
 )
-from sitq.resources import provide
 from sitq.serialization import decode_call
 from sitq.task import Call, check_arguments, check_callable
 from sitq.worker.fork import end_if_forked
@@ -168,9 +167,9 @@ class Executor:
             run = Run(reserved, held, rules, time.monotonic(), self._post, self._emit, self._max_payload)
             current = _current(run, context)
             own = bind(current)
-            if self._resources is not None:
-                own.run(provide, self._resources.value)
-            restored = None if rules.carried is None else own.run(self._surroundings.restore, current, rules)
+            restored = None
+            if rules.carried is not None or self._resources is not None:
+                restored = self._surroundings.begin(own, current, rules)
         except Exception as error:  # of whatever has this name by now, too
             self._end_unrun(reserved, park(reserved, error, self._now))
             return None
