@@ -1,6 +1,7 @@
 """sitq: an embeddable, async-first task queue in one SQLite file."""
 
 from sitq.backends.base import Backend
+from sitq.carrying import ContextProvider
 from sitq.context import CurrentTask, current_task
 from sitq.details import AttemptError, TaskDetails
 from sitq.enqueuer import Enqueuer
@@ -9,6 +10,7 @@ from sitq.errors import (
     BackendError,
     BackendSchemaError,
     BackendTimeoutError,
+    ContextProviderError,
     ParentNotFoundError,
     PayloadRefusedError,
     PayloadTooLargeError,
@@ -40,7 +42,9 @@ from sitq.handle import SyncTaskHandle, TaskHandle
 from sitq.links import result_of
 from sitq.model import QueueStats, Stats, Status, TaskRecord, WorkerInfo, WorkerRecord
 from sitq.progress import Progress
+from sitq.providers import ContextVars, StructlogContext, TraceContext
 from sitq.queue import TaskQueue
+from sitq.resources import resource
 from sitq.result import Result
 from sitq.retry import RetryPolicy
 from sitq.schedules import ScheduleRecord
@@ -96,6 +100,11 @@ __all__ = [
     "result_of",
     "current_task",
     "CurrentTask",
+    "resource",
+    "ContextProvider",
+    "ContextVars",
+    "StructlogContext",
+    "TraceContext",
     "RetryPolicy",
     "Retry",
     "Snooze",
@@ -132,6 +141,7 @@ __all__ = [
     "TaskCancelledError",
     "TaskSerializationError",
     "PayloadRefusedError",
+    "ContextProviderError",
     "PayloadTooLargeError",
     "QueueError",
     "QueueClosedError",

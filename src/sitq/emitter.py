@@ -9,6 +9,8 @@ from typing import Any, Final
 
 from sitq.events import (
     BackgroundTasksLeft,
+    ContextIgnored,
+    ContextNotLeft,
     Event,
     EventHandler,
     LoopBlocked,
@@ -83,6 +85,16 @@ _LINES: Final[Mapping[type[Any], tuple[int, str, str]]] = {
         logging.WARNING,
         "task.background_left",
         "{task}[{task_id}] left {left} asyncio task(s) running; they were cancelled",
+    ),
+    ContextIgnored: (
+        logging.WARNING,
+        "context.ignored",
+        "{task}[{task_id}] carries data of context provider {provider!r}, which is ignored: this worker has none",
+    ),
+    ContextNotLeft: (
+        logging.ERROR,
+        "context.not_left",
+        "context provider {provider!r} failed after {task}[{task_id}]: {error_type}: {error}",
     ),
     OutcomeRefused: (
         logging.WARNING,

@@ -100,6 +100,18 @@ class PayloadRefusedError(TaskSerializationError):
     """These bytes are not of the kind that this queue reads, or they cannot be verified. Nothing in them was run."""
 
 
+class ContextProviderError(TaskError):
+    """A context provider failed: at `enqueue`, which stored nothing, or before a run, and the task was parked."""
+
+    def __init__(self, provider: str, what: str) -> None:
+        super().__init__(f"context provider {provider!r} {what}")
+        self.provider = provider
+        self.what = what
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        return type(self), (self.provider, self.what)
+
+
 class PayloadTooLargeError(TaskSerializationError):
     """The encoded call or result is larger than the queue's `max_payload`."""
 

@@ -184,6 +184,26 @@ class BackgroundTasksLeft(NamedTuple):
     left: int
 
 
+class ContextIgnored(NamedTuple):
+    """A task carries data of a context provider that its worker does not have. Told once for each provider."""
+
+    task_id: TaskId
+    task: str
+    worker: str
+    provider: str
+
+
+class ContextNotLeft(NamedTuple):
+    """A context provider failed after a run. The outcome of the run stays as it is."""
+
+    task_id: TaskId
+    task: str
+    worker: str
+    provider: str
+    error_type: str
+    error: str
+
+
 class OutcomeRefused(NamedTuple):
     """The storage refused an outcome because the lease had been lost. It changed nothing."""
 
@@ -275,6 +295,8 @@ type Event = (
     | TaskLost
     | TaskStuck
     | BackgroundTasksLeft
+    | ContextIgnored
+    | ContextNotLeft
     | OutcomeRefused
     | LoopBlocked
     | StorageFailed

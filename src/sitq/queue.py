@@ -10,6 +10,7 @@ from typing import Any, Final, Never, Self, Unpack, get_args, overload
 
 from sitq.backends import open_backend
 from sitq.backends.base import Backend
+from sitq.carrying import ContextProvider, capture, check_providers
 from sitq.checks import Duration, integer, label, seconds
 from sitq.deadletters import discard_all, requeue_all, selection
 from sitq.declared import Declared, declare, declared, schedule_name
@@ -79,6 +80,8 @@ class TaskQueue:
         serializer: How calls and results become bytes: `cloudpickle`, `json`, `msgpack` or a `Serializer`. What another
             one wrote is refused. Give the same to producers, workers and readers.
         also_reads: Serializers whose bytes are read besides, for as long as there are tasks of theirs.
+        context_providers: Carry parts of the caller's surroundings, such as context variables, structlog's or a trace,
+            to the runs of tasks; see `ContextProvider`. Give the same to the queues of producers and workers.
 
     Attributes:
         runners: As given.
@@ -87,7 +90,8 @@ class TaskQueue:
         declared: The schedules that `cron` declared, by name. They are stored when the queue is opened.
 
     Raises:
-        ValidationError: The URL, `max_payload`, `max_pending`, `runners`, `serializer` or `also_reads` is not usable.
+        ValidationError: The URL, `max_payload`, `max_pending`, `runners`, `serializer`, `also_reads` or
+            `context_providers` is not usable.
     """
 
     def __init__(
@@ -99,6 +103,7 @@ class TaskQueue:
         runners: Mapping[str, RunnerFactory] | None = None,
         serializer: str | Serializer = "cloudpickle",
         also_reads: Collection[str | Serializer] = (),
+        context_providers: Iterable[ContextProvider] = (),
     ) -> None:
         if not isinstance(max_payload, int) or isinstance(max_payload, bool) or max_payload < 1:
             raise ValidationError(
@@ -115,6 +120,7 @@ class TaskQueue:
         self.codec: Final = make_codec(serializer, also_reads, max_payload)
         self._max_pending: Final = _max_pending(max_pending)
         self.runners: Final = check_runners(runners)
+        self.context_providers: Final = check_providers(context_providers)
         self.emitter: Final = Emitter()
         self.declared: Final[dict[str, Declared]] = {}
         self._open = False
@@ -202,6 +208,7 @@ class TaskQueue:
             ValidationError: Not a callable, arguments that do not fit it, a naive `eta`.
             ParentNotFoundError: A handle among the arguments is of a task that is not in this store.
             TaskSerializationError: An argument cannot be pickled; the message names it.
+            ContextProviderError: A context provider failed; the message names it.
             PayloadTooLargeError: The encoded call is larger than `max_payload`.
             QueueClosedError: The queue is closed.
             BackendError: The storage failed; unless its class says otherwise the outcome is unknown.
@@ -219,7 +226,8 @@ class TaskQueue:
         options = _NO_OPTIONS if eta is None else TaskOptions(eta=eta)
         if is_linked(made):
             return (await self._enqueue([made], options))[0]
-        task = self._new_task(made, options)
+        carried = capture(self.context_providers) if self.context_providers else None
+        task = self._new_task(made, options, carried=carried)
         backend = self.backend if self._open else await self._ready()
         [stored] = await backend.enqueue([task], max_pending=self._bounds([task]))
         if stored.created and self.emitter.wants(TaskEnqueued):
@@ -246,10 +254,11 @@ class TaskQueue:
         calls = [checked_call(call) for call in calls]
         if options.id is not None and len(calls) > 1:
             raise ValidationError(f"id is {options.id!r} for {len(calls)} tasks: give an id to one task only")
+        carried = capture(self.context_providers) if self.context_providers else None
         if not depends(options, calls):
-            return await self._store([self._new_task(call, options) for call in calls])
+            return await self._store([self._new_task(call, options, carried=carried) for call in calls])
         steps, places = unfold(calls, options)
-        handles = await self._store([self._new_task(*step) for step in steps])
+        handles = await self._store([self._new_task(*step, carried=carried) for step in steps])
         return [handles[place] for place in places]
 
     async def _store(self, tasks: list[NewTask]) -> list[TaskHandle[Any]]:
@@ -276,6 +285,8 @@ class TaskQueue:
         given: TaskOptions,
         task_id: TaskId | None = None,
         edges: tuple[Edge, ...] = (),
+        *,
+        carried: Mapping[str, Any] | None = None,
         schedule: str | None = None,
     ) -> NewTask:
         check_callable(call.func)
@@ -292,13 +303,14 @@ class TaskQueue:
             raise ValidationError(
                 f"debounce of {name} and a task that it depends on both say when to start: give one of them"
             )
+        rules = known.rules if carried is None else known.rules._replace(carried=carried)
         task_id = task_id or options.id or new_id()
         # One that may take the place of another gets that one's id.
         whose = None if known.unique is not None and known.unique.replace else task_id
         if schedule is None:
-            payload = self.codec.encode_call(call, options.context, known.rules, whose)
+            payload = self.codec.encode_call(call, options.context, rules, whose)
         else:
-            payload = self.codec.encode_call(call, options.context, known.rules, schedule, Purpose.SCHEDULE)
+            payload = self.codec.encode_call(call, options.context, rules, schedule, Purpose.SCHEDULE)
         return NewTask(
             task_id,
             name,

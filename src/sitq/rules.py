@@ -1,7 +1,8 @@
 """What a worker has to know about a task besides its call. Travels in the payload, beside call and context."""
 
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from sitq.retry import RetryPolicy
 
@@ -20,6 +21,7 @@ class RunRules(NamedTuple):
         expires_at: No attempt starts after it, in UTC; None means never.
         keep_failed: Seconds that the task is kept at least if it fails; None means `DEFAULT_KEEP_FAILED`.
         executor: Where it runs; None leaves it to the worker.
+        carried: What context providers captured, by their names; None means nothing.
     """
 
     retry: RetryPolicy | None = None
@@ -27,6 +29,7 @@ class RunRules(NamedTuple):
     expires_at: datetime | None = None
     keep_failed: float | None = None
     executor: str | None = None
+    carried: Mapping[str, Any] | None = None
 
     @property
     def limit(self) -> float:

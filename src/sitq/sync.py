@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, Final, Protocol, Self, Unpack, overload
 
 from sitq.backends.base import Backend
+from sitq.carrying import ContextProvider
 from sitq.checks import Duration
 from sitq.details import TaskDetails
 from sitq.enqueuer import Enqueuer
@@ -55,6 +56,7 @@ class SyncTaskQueue:
         runners: Mapping[str, RunnerFactory] | None = None,
         serializer: str | Serializer = "cloudpickle",
         also_reads: Collection[str | Serializer] = (),
+        context_providers: Iterable[ContextProvider] = (),
     ) -> None:
         self._queue: Final = TaskQueue(
             backend,
@@ -63,6 +65,7 @@ class SyncTaskQueue:
             runners=runners,
             serializer=serializer,
             also_reads=also_reads,
+            context_providers=context_providers,
         )
         self.backend: Final = self._queue.backend
         self.max_payload: Final = self._queue.max_payload
@@ -70,6 +73,7 @@ class SyncTaskQueue:
         self.codec: Final = self._queue.codec
         self.emitter: Final = self._queue.emitter
         self.declared: Final = self._queue.declared
+        self.context_providers: Final = self._queue.context_providers
         # Held while opening and closing. Reentrant, because a signal handler may use the queue as well.
         self._changing = threading.RLock()
         self._thread: LoopThread | None = None

@@ -20,9 +20,10 @@ APP = """
     import asyncio
     import threading
     import time
+    from contextlib import asynccontextmanager
     from pathlib import Path
 
-    from sitq import SyncTaskQueue, TaskQueue, current_task
+    from sitq import SyncTaskQueue, TaskQueue, current_task, resource
 
     queue = TaskQueue("app.db")
 
@@ -41,6 +42,23 @@ APP = """
 
     def show(*args, **kwargs):
         return [list(args), kwargs]
+
+
+    @asynccontextmanager
+    async def lifespan():
+        Path("up").touch()
+        yield {"size": 3}
+        Path("down").touch()
+
+
+    @asynccontextmanager
+    async def no_pool():
+        raise OSError("no database")
+        yield
+
+
+    def size():
+        return resource(dict)["size"]
 
 
     def tell():

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 
 import pytest
 
@@ -126,6 +127,64 @@ def test_order_and_weights(cli: Cli, flags: list[str], env: dict[str, str], orde
     with cli.queue() as queue:
         ran = sorted(queue.find(), key=lambda task: task.fence)
     assert "".join(task.queue[0] for task in ran) == order
+
+
+@pytest.mark.parametrize("how", ["flag", "variable"])
+def test_resources(cli: Cli, how: str) -> None:
+    task_id = cli.run("enqueue", "app:size", "--db", "app.db").strip()
+    if how == "flag":
+        cli.run("worker", "app.db", "--burst", "--resources", "app:lifespan")
+    else:
+        cli.run("worker", "app.db", "--burst", SITQ_WORKER_RESOURCES="app:lifespan")
+    assert cli.run("result", task_id, "--db", "app.db") == "3\n"
+    assert (cli.folder / "down").exists()
+
+
+@pytest.mark.parametrize(
+    ("target", "code", "message"),
+    [
+        ("app", 2, "'app' does not name a function: write module:function"),
+        ("app:lifespa", 2, "did you mean 'lifespan'?"),
+        (
+            "app:patient",
+            2,
+            "resources is a coroutine function: give a function that returns a context manager",
+        ),
+        ("app:no_pool", 1, "its resources could not be set up, so it was not started: OSError: no database"),
+    ],
+)
+def test_resources_that_cannot_be_had(cli: Cli, target: str, code: int, message: str) -> None:
+    _, err = process = ended(cli.start("worker", "app.db", "--burst", "--resources", target))
+    assert process[0] == code
+    assert message in err.splitlines()[-1]
+
+
+def test_a_sync_queue_keeps_its_context_providers(cli: Cli) -> None:
+    (cli.folder / "carrying.py").write_text(CARRYING)
+    subprocess.run(
+        [sys.executable, "-c", "import carrying; carrying.main()"], cwd=cli.folder, env=cli.env, check=True
+    )
+    cli.run("worker", "carrying:queue", "--burst")
+    assert cli.run("result", "t1", "--db", "carrying.db") == "r1\n"
+
+
+CARRYING = """
+from contextvars import ContextVar
+from sitq import ContextVars, SyncTaskQueue
+
+request_id = ContextVar("request_id")
+queue = SyncTaskQueue("carrying.db", context_providers=[ContextVars(request_id)])
+
+
+def ask():
+    return request_id.get()
+
+
+def main():
+    request_id.set("r1")
+    with queue:
+        queue.options(id="t1").enqueue(ask)
+"""
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,10 @@ FENCE = re.compile(
 )
 LINK = re.compile(r"\]\((?![a-z]+:|#)([^)#]+)")
 TEST_NAME = re.compile(r"`(tests/[\w/]+\.py)::(test_\w+)`")
-NEEDS = {"web-app.md": ("starlette", "httpx")}
+NEEDS = {
+    "web-app.md": ("starlette", "httpx"),
+    "carry-context.md": ("structlog", "opentelemetry.sdk"),
+}
 
 
 @dataclass(frozen=True)

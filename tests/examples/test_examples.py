@@ -60,6 +60,8 @@ def promised(example: str) -> list[str]:
         "own_runner",
         "pipeline",
         "signed_tasks",
+        "request_context",
+        "connection_pool",
     ],
 )
 def test_prints_what_it_promises(example: str, tmp_path: Path) -> None:

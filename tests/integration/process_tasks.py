@@ -7,10 +7,14 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sitq import Cancel, Retry, Snooze, current_task
+from sitq import Cancel, Retry, Snooze, current_task, resource
 
 kept: list[Any] = []
 
@@ -30,6 +34,42 @@ async def loop_and_pid(value: int) -> tuple[int, int, bool]:
 
 def echo(value: Any) -> Any:
     return value
+
+
+REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="none")
+
+
+@dataclass
+class Shop:
+    pid: int
+    loop: asyncio.AbstractEventLoop
+
+
+@asynccontextmanager
+async def open_shop() -> AsyncIterator[Shop]:
+    yield Shop(os.getpid(), asyncio.get_running_loop())
+    Path(os.environ["SHOP_CLOSED"]).write_text(str(os.getpid()))
+
+
+@asynccontextmanager
+async def shop_of(worker: int) -> AsyncIterator[Shop]:
+    if os.getpid() != worker:
+        raise ConnectionError("only for the worker itself")
+    yield Shop(worker, asyncio.get_running_loop())
+
+
+async def leave_one_behind() -> tuple[str, int, bool]:
+    shop = resource(Shop)
+    asyncio.create_task(asyncio.Event().wait(), name="left behind")  # noqa: RUF006
+    return REQUEST_ID.get(), shop.pid, shop.loop is asyncio.get_running_loop()
+
+
+async def count_left() -> int:
+    return sum(task.get_name() == "left behind" for task in asyncio.all_tasks())
+
+
+def request_and_shop() -> tuple[str, int]:
+    return REQUEST_ID.get(), resource(Shop).pid
 
 
 def names_of(values: list[Any]) -> list[str]:

@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 
 from sitq import (
     CloudpickleSerializer,
+    ContextVars,
     ProcessOptions,
     RetryPolicy,
     Signed,
@@ -21,6 +23,7 @@ from sitq import (
     TaskCancelledError,
     TaskFailedError,
     TaskQueue,
+    ValidationError,
     Worker,
 )
 from sitq.backends.base import Backend
@@ -423,3 +426,39 @@ async def test_all_that_a_child_writes_is_sealed(backend: Backend) -> None:
         assert events.of(TaskLogged)
         streamed = {type(entry.event) for entry in [entry async for entry in told.events()]}
         assert {TaskLogged, TaskProgressed, TaskPublished, TaskSucceeded} <= streamed
+
+
+async def test_a_child_has_context_and_resources_of_its_own(
+    backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHOP_CLOSED", str(tmp_path / "closed"))
+    queue = TaskQueue(backend, context_providers=[ContextVars(tasks.REQUEST_ID)])
+    async with queue, working(queue, resources=tasks.open_shop):
+        tasks.REQUEST_ID.set("one")
+        coroutine = await queue.options(executor="process").enqueue(tasks.leave_one_behind)
+        tasks.REQUEST_ID.set("two")
+        plain = await queue.enqueue(tasks.request_and_shop)
+        left = await queue.options(executor="process").enqueue(tasks.count_left)
+        request, child, own_loop = await coroutine.result(timeout=PATIENCE)
+        assert (request, own_loop) == ("one", True)
+        assert child != os.getpid()
+        assert await plain.result(timeout=PATIENCE) == ("two", child)
+        assert await left.result(timeout=PATIENCE) == 0, "what a task leaves behind ends with it"
+        (tmp_path / "closed").unlink(missing_ok=True)
+    written = (tmp_path / "closed").read_text()
+    assert written in (str(child), str(os.getpid())), "both take down theirs"
+
+
+async def test_a_child_without_its_resources_does_not_start(
+    queue: TaskQueue,
+) -> None:
+    async with working(queue, executor=None, resources=partial(tasks.shop_of, os.getpid())) as (_, events):
+        handle = await queue.options(executor="process").enqueue(tasks.pid)
+        assert (await events.wait_for(TaskParked)).error_type == "sitq.errors.ProcessStartError"
+        await handle.cancel()
+
+
+async def test_resources_that_no_child_can_find_are_refused_at_the_start(queue: TaskQueue) -> None:
+    with pytest.raises(ValidationError, match="resources"):
+        async with working(queue, resources=lambda: tasks.open_shop()):
+            pass

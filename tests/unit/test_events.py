@@ -43,6 +43,7 @@ FIELDS: dict[str, Any] = {
     "run": 1,
     "tick": datetime(2026, 3, 1, 13, tzinfo=UTC),
     "holder": "nightly@12",
+    "provider": "locale",
 }
 RUN = "app.work[id-1] on mail, attempt 2"
 LINES = {
@@ -65,6 +66,16 @@ LINES = {
         "WARNING",
         "task.background_left",
         "app.work[id-1] left 3 asyncio task(s) running; they were cancelled",
+    ),
+    events.ContextIgnored: (
+        "WARNING",
+        "context.ignored",
+        "app.work[id-1] carries data of context provider 'locale', which is ignored: this worker has none",
+    ),
+    events.ContextNotLeft: (
+        "ERROR",
+        "context.not_left",
+        "context provider 'locale' failed after app.work[id-1]: ValueError: went wrong",
     ),
     events.OutcomeRefused: (
         "WARNING",

@@ -24,7 +24,9 @@ class Listener:
         emit = Emitter()
         for kind in kinds:
             emit.on(kind, self.events.append)
-        self.run = Run(RESERVED, RESERVED.held, NO_RULES, time.monotonic(), self.notes.append, emit, make_codec())
+        self.run = Run(
+            RESERVED, RESERVED.held, NO_RULES, time.monotonic(), self.notes.append, emit, make_codec()
+        )
 
 
 SAID = [

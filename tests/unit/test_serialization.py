@@ -147,6 +147,7 @@ rules_given = st.builds(
     ),
     st.none() | st.floats(0.001, 10**6),
     st.none() | st.datetimes(timezones=st.just(UTC)),
+    carried=st.none() | st.dictionaries(st.text(), plain, min_size=1),
 )
 
 
@@ -778,6 +779,20 @@ def test_a_part_of_retry_that_cannot_be_sent_is_named(given: Any, words: str) ->
         encode(Call(resize, (), {}), rules=RunRules(retry=RetryPolicy(**given)))
     assert words in str(caught.value)
     assert "a module that the worker can import" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (LOCK, "what context provider 'request' captured (_thread.lock) cannot be pickled"),
+        ({"id": 1, "lock": LOCK}, "'lock' (_thread.lock), captured by context provider 'request', cannot be"),
+    ],
+)
+def test_what_a_context_provider_captured_is_named(data: Any, words: str) -> None:
+    with pytest.raises(TaskSerializationError) as caught:
+        encode(Call(resize, (), {}), rules=RunRules(carried={"other": 1, "request": data}))
+    assert words in str(caught.value)
+    assert "plain data" in str(caught.value)
 
 
 def test_a_global_that_cannot_go_along_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

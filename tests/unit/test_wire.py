@@ -10,12 +10,13 @@ from sitq.model import Held, NoteKind, ReservedTask, Succeeded
 from sitq.worker.inputs import Input
 from sitq.worker.run import Stop
 from sitq.worker.spawn import describe_end
+from sitq.worker.surroundings import SurroundingsSetup
 from sitq.worker.wire import ChildSetup, Ended, Job, Message, Said, Sign, StopAsked, Wire
 from tests.support import PATIENCE
 
 HELD = Held("a", 7)
 MESSAGES: list[Message] = [
-    ChildSetup(("/a", "/b"), 1, b"serializer", 10),
+    ChildSetup(("/a", "/b"), 1, b"serializer", SurroundingsSetup((("request", b"reference"),)), 10),
     Job(
         ReservedTask("a", 7, "work", "default", b"payload", metadata={"a": [1]}),
         {0: Input("b", "work", b"value")},

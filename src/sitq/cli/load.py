@@ -139,6 +139,7 @@ def _as_queue(value: Any, target: str) -> TaskQueue:
                 max_payload=value.max_payload,
                 runners=value.runners,
                 serializer=value.codec.serializer,
+                context_providers=value.context_providers,
             )
             queue.declared.update(value.declared)
             return queue

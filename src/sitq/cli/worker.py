@@ -12,7 +12,7 @@ from typing import Any, Final
 from sitq.cli import logs
 from sitq.cli.arguments import Parser, choice, integer, shares, span
 from sitq.cli.exits import CommandError, Exit
-from sitq.cli.load import TARGET_FORMS, load_queue
+from sitq.cli.load import TARGET_FORMS, load_function, load_queue
 from sitq.queue import TaskQueue
 from sitq.worker.worker import Worker
 
@@ -70,6 +70,8 @@ def add(commands: Any) -> None:
            help="where plain functions run that do not say it: thread, process or async (thread)")  # fmt: skip
     option("--processes", env="SITQ_WORKER_PROCESSES", convert=integer, metavar="N",
            help="have so many child processes at most (one for each processor)")  # fmt: skip
+    option("--resources", env="SITQ_WORKER_RESOURCES", metavar="MODULE:FUNCTION",
+           help="what tasks share: a function that returns a context manager")  # fmt: skip
     option("--log-level", env="SITQ_WORKER_LOG_LEVEL", convert=choice(logs.LEVELS), metavar="LEVEL",
            help=f"{', '.join(logs.LEVELS)} (info)")  # fmt: skip
     option("--log-format", env="SITQ_WORKER_LOG_FORMAT", convert=choice(logs.FORMATS), metavar="FORMAT",
@@ -96,6 +98,8 @@ def run(arguments: argparse.Namespace) -> int:
         )
         if (value := getattr(arguments, name)) is not None
     }
+    if arguments.resources is not None:
+        settings["resources"] = load_function(arguments.resources)
     worker = Worker(queue, strict=bool(arguments.strict), **settings)
     code: int = Exit.FAILURE
     with asyncio.Runner() as runner:

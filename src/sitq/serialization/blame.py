@@ -1,4 +1,6 @@
 """Whose fault it is that a call cannot be written: its parts are tried one by one."""
+# What comes in here is of any type:
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
@@ -51,6 +53,13 @@ def _parts(
         yield f"argument `{key}` ({type_name(value)}) of {name}", value, fix
     for key, value in context.items():
         yield f"context[{key!r}] ({type_name(value)})", value, "Give plain data"
+    for key, value in (rules.carried or {}).items():
+        # Of the parts of a mapping the one that is to blame, as a provider that carries many names them.
+        parts: Mapping[Any, Any] = value if isinstance(value, Mapping) else {}
+        for each, part in parts.items():
+            carrier = f"captured by context provider {key!r},"
+            yield f"{each!r} ({type_name(part)}), {carrier}", part, "Carry plain data"
+        yield f"what context provider {key!r} captured ({type_name(value)})", value, "Capture plain data"
     if rules.retry is not None:
         policy, move = rules.retry, "Define it in a module that the worker can import"
         yield f"the backoff of retry ({type_name(policy.backoff)})", policy.backoff, move

@@ -178,6 +178,7 @@ RULES: Final[Mapping[str, Callable[[Any], Any]]] = MappingProxyType(
         "timeout": lambda value: seconds(value, "timeout", minimum=MIN_TIMEOUT, maximum=MAX_TIMEOUT),
         "expires_at": lambda value: instant(value, "expires_at", "leave it out"),
         "keep_failed": lambda value: seconds(value, "keep_failed"),
+        "carried": lambda value: str_keyed(value, "carried"),
         "executor": partial(label, name="executor"),
     }
 )

@@ -63,7 +63,8 @@ def encode_call(
         rules: What the worker has to know besides.
 
     Raises:
-        TaskSerializationError: The function, an argument, the context or `retry` cannot be pickled; it is named.
+        TaskSerializationError: The function, an argument, the context, what a context provider captured, or `retry`
+            cannot be pickled; it is named.
         PayloadTooLargeError: More than `max_payload` bytes.
     """
     func, args, kwargs = call
@@ -71,8 +72,9 @@ def encode_call(
         named = type(func) is FunctionType and importable(func)
         target = f"{func.__module__}\n{func.__qualname__}" if named else func
         if rules != NO_RULES:
-            # As a plain tuple: it can grow, and without a policy there is nothing in it for the pickler to look at.
-            flat = named and not context and rules.retry is None and _is_flat(args, kwargs)
+            # As a plain tuple: it can grow, and without these two there is nothing in it for the pickler to look at.
+            plain = not context and rules.retry is None and rules.carried is None
+            flat = named and plain and _is_flat(args, kwargs)
             data, _ = _encode((target, args, kwargs, context or {}, tuple(rules)), flat)
         elif context:
             data, _ = _encode((target, args, kwargs, context))

@@ -16,6 +16,7 @@ from base64 import b64decode
 from contextlib import suppress
 from typing import Any, Final
 
+from sitq.carrying import Restored
 from sitq.clock import SystemClock
 from sitq.context import bind
 from sitq.emitter import Emitter
@@ -29,6 +30,7 @@ from sitq.worker.judge import judge_error, judge_value, park
 from sitq.worker.ownloop import OwnLoop, awaited
 from sitq.worker.run import Run, Stop, current_of
 from sitq.worker.runners import is_coroutine_function
+from sitq.worker.surroundings import Surroundings, load_surroundings
 from sitq.worker.wire import ChildSetup, Ended, Job, Said, Sign, StopAsked, Wire
 
 _PROGRESS_INTERVAL: Final = 0.05
@@ -53,9 +55,13 @@ def _serve(wire: Wire, setup: ChildSetup) -> None:
         with suppress(Exception):  # there may be none
             stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     child = _Child(setup, wire)
+    child.open()
     threading.Thread(target=child.listen, name="sitq-listen", daemon=True).start()
     wire.send(Sign.READY)
-    child.serve()
+    try:
+        child.serve()
+    finally:
+        child.close()
 
 
 def _socket(link: int | str) -> socket.socket:
@@ -70,12 +76,25 @@ class _Child:
     """One attempt at a time. `listen` runs on a thread of its own, everything else on the main thread."""
 
     def __init__(self, setup: ChildSetup, wire: Wire) -> None:
+        providers, self._resources = load_surroundings(setup.surroundings)
+        lifespan = None if self._resources is None else self._resources.lifespan
+        self._around = Surroundings(f"child process {os.getpid()}", providers, lifespan, _SILENT)
         self._codec = make_codec(from_parent(setup.serializer), (), setup.max_payload)
         self._wire = wire
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._voice = _Voice(wire)
         self._run: Run | None = None
         self._loop: OwnLoop | None = None
+
+    def open(self) -> None:
+        """Set up the resources. Raises `WorkerError`."""
+        if self._resources is not None:
+            self._resources.open()
+
+    def close(self) -> None:
+        """Take down the resources. Raises `WorkerError`."""
+        if self._resources is not None:
+            self._resources.close()
 
     def listen(self) -> None:
         """Take what the worker sends. When it is gone, this process ends at once, whatever runs here."""
@@ -109,18 +128,21 @@ class _Child:
             check_callable(call.func)
             check_arguments(call)
             call = with_inputs(call, job.inputs, self._codec)
+            channel = self._voice.put, _SILENT, self._codec
+            run = Run(reserved, reserved.held, rules, time.monotonic(), *channel)
+            current = current_of(run, context)
+            own = bind(current)
+            restored = self._around.begin(own, current, rules)
         except Exception as error:  # of whatever has this name by now, too
             return park(reserved, error, _now)
-        channel = self._voice.put, _SILENT, self._codec
-        run = Run(reserved, reserved.held, rules, time.monotonic(), *channel)
         self._run = run
         try:
-            return bind(current_of(run, context)).run(self._judged, run, call)
+            return own.run(self._judged, run, call, restored)
         finally:
             run.reported = True  # what it left behind has no say any more
             self._run = self._loop = None
 
-    def _judged(self, run: Run, call: Call[Any]) -> Outcome:
+    def _judged(self, run: Run, call: Call[Any], restored: Restored | None) -> Outcome:
         pid = os.getpid()
         try:
             try:
@@ -128,7 +150,11 @@ class _Child:
             finally:
                 end_if_forked(pid)
         except BaseException as error:
+            if restored is not None:
+                restored.leave(error)
             return judge_error(run, error, _now)
+        if restored is not None:
+            restored.leave(None)
         return judge_value(run, value, _now)
 
     def _call(self, run: Run, call: Call[Any]) -> Any:
@@ -137,7 +163,7 @@ class _Child:
             if not inspect.isawaitable(value):
                 return value
             call = Call(awaited, (value,), {})
-        self._loop = OwnLoop(call)
+        self._loop = OwnLoop(call, None if self._resources is None else self._resources.runner)
         if run.stopping:  # it was asked before there was a loop
             raise asyncio.CancelledError
         return self._loop.run()

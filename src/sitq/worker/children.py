@@ -19,8 +19,8 @@ from sitq.worker.spawn import Spawned, describe_end
 from sitq.worker.wire import ChildSetup, Ended, Job, Said, Sign, StopAsked, Wire
 
 _START_TIMEOUT: Final = 60.0
-_FAREWELL: Final = 2.0
-"""How long a child that is to end may take to do that by itself."""
+_FAREWELL: Final = 10.0
+"""How long a child that is to end may take to do that by itself, and to take down its resources."""
 _LOOK: Final = 1.0
 """How often to look whether a silent child lives: one that forked leaves its end of the wire open when it dies."""
 

@@ -8,9 +8,11 @@ import asyncio
 import os
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextvars import Context
 from datetime import timedelta
 from typing import Any, Final
 
+from sitq.carrying import Restored
 from sitq.clock import Clock
 from sitq.context import CurrentTask, bind, running_here
 from sitq.emitter import Emitter
@@ -59,6 +61,7 @@ from sitq.worker.judge import (
 from sitq.worker.outbox import Outbox
 from sitq.worker.run import Run, Stop, current_of
 from sitq.worker.slots import Slots
+from sitq.worker.surroundings import Surroundings
 
 _SWEEP_AFTER: Final = 0.05
 _PUT_OFF: Final = timedelta(seconds=1)
@@ -92,6 +95,7 @@ class Executor:
         interrupted: Whether somebody cancels everything on this loop, as `asyncio.run` does at its end.
         slots: Where the slot of a run is given back when it has ended.
         outbox: Where running tasks put what they have to say.
+        surroundings: What the runs find around them, of their worker and of whoever enqueued them.
     """
 
     def __init__(
@@ -107,6 +111,7 @@ class Executor:
         interrupted: Callable[[], bool],
         slots: Slots,
         outbox: Outbox,
+        surroundings: Surroundings,
         codec: Codec,
         clock: Clock,
         emit: Emitter,
@@ -123,6 +128,8 @@ class Executor:
         self._slots = slots
         self._outbox = outbox
         self._post = outbox.put
+        self._surroundings = surroundings
+        self._resources = surroundings.resources  # of which most workers have none
         self._codec = codec
         self._now = clock.now
         self._emit = emit
@@ -182,21 +189,25 @@ class Executor:
             check_arguments(call)
             if rules.executor is not None:
                 self._check_executor(rules.executor)
+            held = reserved.held
+            run = Run(reserved, held, rules, time.monotonic(), self._post, self._emit, self._codec)
+            current = current_of(run, context)
+            own = bind(current)
+            restored = None
+            if rules.carried is not None or self._resources is not None:
+                restored = self._surround(own, current, run, call)
         except Exception as error:  # of whatever has this name by now, too
             self._end_unrun(reserved, park(reserved, error, self._now))
             return None
-        held = reserved.held
-        run = Run(reserved, held, rules, time.monotonic(), self._post, self._emit, self._codec)
         self._runs[held] = run
-        current = current_of(run, context)
         loop = asyncio.get_running_loop()
         # Not by `create_task`: the loop's task factory is for what user code creates. Begun at once, since a task that
         # never waits then costs no turn of the loop, and no timer.
         task = asyncio.Task(
-            self._execute(run, call, current),
+            self._execute(run, call, current, restored),
             loop=loop,
             name=reserved.id,
-            context=bind(current),
+            context=own,
             eager_start=True,
         )
         if not task.done():
@@ -204,6 +215,11 @@ class Executor:
             if run.timer is None and not (run.waits or reserved.parents or on_last_chance(reserved)):
                 self._start_timer(run, rules.limit - run.duration)
         return task
+
+    def _surround(self, own: Context, current: CurrentTask, run: Run, call: Call[Any]) -> Restored | None:
+        if self._is_elsewhere(call, run):  # where it finds its surroundings there
+            return None
+        return self._surroundings.begin(own, current, run.rules)
 
     def stop(self, held: Iterable[Held], why: Stop) -> None:
         """Stop these runs: coroutines are cancelled, threads can only be waited for. The first reason given counts."""
@@ -284,7 +300,9 @@ class Executor:
 
     # -- The pipeline ------------------------------------------------------------------------------
 
-    async def _execute(self, run: Run, call: Call[Any], current: CurrentTask) -> None:
+    async def _execute(
+        self, run: Run, call: Call[Any], current: CurrentTask, restored: Restored | None
+    ) -> None:
         # No await outside the `try`: whatever is thrown into this coroutine is judged.
         reserved = run.reserved
         if self._emit.wants(TaskStarted):
@@ -299,10 +317,14 @@ class Executor:
         except InputsMissingError as error:
             outcome = put_off(reserved, error.reason, self._now, unfinished=error.unfinished)
         except BaseException as error:
+            if restored is not None:
+                restored.leave(error)
             if run.stop is None and isinstance(error, asyncio.CancelledError) and self._interrupted():
                 run.stop = Stop.RELEASE
             outcome = judge_error(run, error, self._now)
         else:
+            if restored is not None:
+                restored.leave(None)
             outcome = judge_value(run, value, self._now)
         if run.timer is not None:
             run.timer.cancel()

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Awaitable
 from typing import Any
 
+from sitq.context import CurrentTask, running_here
 from sitq.task import Call
 
 
@@ -15,10 +16,15 @@ async def awaited(value: Awaitable[Any]) -> Any:
 
 
 class OwnLoop:
-    """Runs one call on a new event loop in the calling thread and its context. Another thread may cancel it."""
+    """Runs one call on an event loop in the calling thread and its context. Another thread may cancel it.
 
-    def __init__(self, call: Call[Any]) -> None:
+    Args:
+        runner: Of the loop to which the resources of this process belong; a new loop if there is none.
+    """
+
+    def __init__(self, call: Call[Any], runner: asyncio.Runner | None = None) -> None:
         self._call = call
+        self._runner = runner
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[Any] | None = None
@@ -30,12 +36,20 @@ class OwnLoop:
         Raises:
             CancelledError: It was cancelled; and whatever it raises itself.
         """
-        with asyncio.Runner() as runner:
-            try:
-                return runner.run(self._main(), context=contextvars.copy_context())
-            finally:
-                with self._lock:  # the loop closes
-                    self._loop = None
+        if self._runner is None:
+            with asyncio.Runner() as runner:
+                return self._run(runner)
+        try:
+            return self._run(self._runner)
+        finally:
+            self._runner.run(_cancel_left(running_here(contextvars.copy_context())))
+
+    def _run(self, runner: asyncio.Runner) -> Any:
+        try:
+            return runner.run(self._main(), context=contextvars.copy_context())
+        finally:
+            with self._lock:  # the loop closes, or is for the next task
+                self._loop = None
 
     def cancel(self) -> None:
         """Cancel the coroutine, if it still runs. Callable from any thread, before `run` too."""
@@ -51,3 +65,12 @@ class OwnLoop:
         if cancelled:
             raise asyncio.CancelledError
         return await self._call.func(*self._call.args, **self._call.kwargs)
+
+
+async def _cancel_left(current: CurrentTask | None) -> None:
+    """Cancel what a task has left running on a loop that goes on."""
+    left = [task for task in asyncio.all_tasks() if running_here(task.get_context()) is current is not None]
+    left = [task for task in left if task is not asyncio.current_task()]
+    for task in left:
+        task.cancel()
+    await asyncio.gather(*left, return_exceptions=True)

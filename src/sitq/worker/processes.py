@@ -7,20 +7,21 @@ from collections.abc import Callable
 from typing import Final
 
 from sitq.clock import Clock
-from sitq.errors import ProcessStartError
+from sitq.errors import ProcessStartError, SitqError
 from sitq.executors import ProcessOptions
 from sitq.model import Succeeded
 from sitq.serialization import Codec, to_child
 from sitq.worker.children import Answer, Child, Died, Unbegun, Unstarted
 from sitq.worker.judge import judge_crash, killed, park
 from sitq.worker.run import Judged, Run, Stop
+from sitq.worker.surroundings import SurroundingsSetup
 from sitq.worker.wire import ChildSetup, Ended, Job
 
 _TRIES: Final = 3
 """How many children may die before they begin with a task, until it is put off."""
 _REST: Final = 5.0
 """How long then other tasks are put off without trying."""
-_END_TIMEOUT: Final = 5.0
+_END_TIMEOUT: Final = 12.0
 
 
 class ProcessRunner:
@@ -28,6 +29,7 @@ class ProcessRunner:
 
     Args:
         size: How many children there are at most.
+        surroundings: What a child needs to have those of its worker; raises `ValidationError`.
         begin: Called when a run has left the queue for a child: its time begins.
     """
 
@@ -37,11 +39,13 @@ class ProcessRunner:
         *,
         size: int,
         codec: Codec,
+        surroundings: Callable[[], SurroundingsSetup],
         clock: Clock,
         begin: Callable[[Run], object],
     ) -> None:
         self._options = options
         self._codec = codec
+        self._surroundings = surroundings
         self._now = clock.now
         self._begin = begin
         self._free = asyncio.Semaphore(size)
@@ -62,7 +66,11 @@ class ProcessRunner:
             for _ in range(_TRIES):
                 if self._why is not None and asyncio.get_running_loop().time() < self._rest_until:
                     break
-                match await self._run_in(self._take(), run):
+                try:
+                    child = self._take()
+                except SitqError as unfit:  # of what no other process could find
+                    return Judged(park(run.reserved, unfit, self._now))
+                match await self._run_in(child, run):
                     case Ended(outcome):
                         return Judged(outcome)
                     case Died(how):
@@ -101,6 +109,7 @@ class ProcessRunner:
             tuple(map(str, sys.path)),
             os.getpid(),
             to_child(self._codec.serializer),
+            self._surroundings(),
             self._codec.max_payload,
             self._options.memory_limit,
         )

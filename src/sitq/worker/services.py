@@ -2,12 +2,13 @@
 
 import asyncio
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 from typing import Any, Final
 
 from sitq.backends.base import Backend
+from sitq.carrying import ContextProvider
 from sitq.clock import Clock, SystemClock
 from sitq.config import WorkerConfig
 from sitq.emitter import Emitter
@@ -15,6 +16,7 @@ from sitq.errors import WorkerBusyError, WorkerError, WorkerStoppedError
 from sitq.events import WorkerStarted, WorkerStopped, WorkerStopping
 from sitq.executors import RunnerFactory
 from sitq.model import ReservedTask, TaskId
+from sitq.resources import Lifespan, Resources
 from sitq.serialization import Codec
 from sitq.worker.choice import Choice
 from sitq.worker.completer import Completer
@@ -28,6 +30,7 @@ from sitq.worker.portrait import SelfPortrait
 from sitq.worker.processes import ProcessRunner
 from sitq.worker.run import Run, Stop
 from sitq.worker.slots import Slots
+from sitq.worker.surroundings import Surroundings, surroundings_setup
 from sitq.worker.ticker import Ticker
 
 _CANCEL_TIMEOUT: Final = 5.0
@@ -48,6 +51,9 @@ class Services:
         runners: Mapping[str, RunnerFactory],
         codec: Codec,
         until_idle: bool,
+        providers: Sequence[ContextProvider],
+        make_resources: Resources | None,
+        resources: Lifespan | None,
         emit: Emitter,
     ) -> None:
         clock: Clock = SystemClock()
@@ -55,9 +61,15 @@ class Services:
         self._config = config
         self._emit = emit
         self._lease = timedelta(seconds=config.lease)
+        self._resources = resources
         children = config.processes.children or min(os.process_cpu_count() or 1, config.concurrency)
         processes = ProcessRunner(
-            config.processes, size=children, codec=codec, clock=clock, begin=self._begin
+            config.processes,
+            size=children,
+            codec=codec,
+            surroundings=partial(surroundings_setup, providers, make_resources),
+            clock=clock,
+            begin=self._begin,
         )
         self._choice = Choice(config, runners, processes)
         self._slots = Slots(config.concurrency)
@@ -77,6 +89,7 @@ class Services:
             slots=self._slots,
             outbox=self._outbox,
             codec=codec,
+            surroundings=Surroundings(config.id, providers, resources, emit),
             clock=clock,
             emit=emit,
         )
@@ -115,6 +128,8 @@ class Services:
         self.forced_by: int | None = None
         self._failure: BaseException | None = None
         self._taking: set[asyncio.Task[Any]] = set()
+        if resources is not None:
+            resources.on_end = self._on_resources_end
 
     def _begin(self, run: Run) -> None:
         self.executor.begin(run)
@@ -142,8 +157,18 @@ class Services:
             self._failure = self._failure or task.exception()
             self.request_stop()
 
+    def _on_resources_end(self, error: WorkerError) -> None:
+        if self._failure is None:
+            self._failure = WorkerError(f"worker {self._config.id}: {error}")
+            self._failure.__cause__ = error.__cause__
+        else:
+            self._failure.add_note(str(error))
+        self.request_stop()
+
     def raise_failure(self) -> None:
-        """Raise what ended a service that was not meant to end."""
+        """Raise what ended a service or the resources that were not meant to end, or what came of taking them down."""
+        if isinstance(self._failure, WorkerError):
+            raise self._failure
         if self._failure is not None:
             raise WorkerError(
                 f"worker {self._config.id} stopped because of an unexpected error: {self._failure!r}"
@@ -219,11 +244,20 @@ class Services:
             self.executor.cancel_leftovers()
             await self._completer.flush(_FLUSH_TIMEOUT)
             await self._completer.close()
+            # Last, since what runs until then may use them.
+            if self._resources is not None:
+                await self._take_down(self._resources)
         finally:
             await self._heartbeat.stop()
             await self._choice.close()
             if self._loops:
                 self._emit(WorkerStopped(self._config.id))
+
+    async def _take_down(self, resources: Lifespan) -> None:
+        try:
+            await resources.close()
+        except WorkerError as error:
+            self._on_resources_end(error)
 
     async def _stop_loops(self) -> None:
         self._fetcher.stop()

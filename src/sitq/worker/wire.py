@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple
 from sitq.model import Held, NoteKind, Outcome, ReservedTask
 from sitq.worker.inputs import Input
 from sitq.worker.run import Stop
+from sitq.worker.surroundings import SurroundingsSetup
 
 _LENGTH: Final = 8
 _CHUNK: Final = 1024 * 1024
@@ -30,6 +31,7 @@ class ChildSetup(NamedTuple):
         paths: Its `sys.path`, so that it can import what the worker can.
         worker: The process that it dies with.
         serializer: Of the queue, with its keys; from `to_child`.
+        surroundings: Of the worker: references to its context providers and resources.
         max_payload: Of the queue: the largest encoded result.
         memory_limit: Bytes that it may use; None for no limit.
     """
@@ -37,6 +39,7 @@ class ChildSetup(NamedTuple):
     paths: tuple[str, ...]
     worker: int
     serializer: bytes
+    surroundings: SurroundingsSetup
     max_payload: int
     memory_limit: int | None = None
 

@@ -14,14 +14,16 @@ from sitq.config import (
     worker_config,
 )
 from sitq.emitter import Emitter
-from sitq.errors import QueueEmptyError, WorkerStoppedError
-from sitq.executors import ProcessOptions, check_executor
+from sitq.errors import QueueEmptyError, WorkerError, WorkerStoppedError
+from sitq.executors import PROCESS, ProcessOptions, check_executor
 from sitq.model import TaskId
 from sitq.query import check_task_id
 from sitq.queue import TaskQueue
+from sitq.resources import Lifespan, Resources, check_resources
 from sitq.result import Result
 from sitq.worker.services import Services
 from sitq.worker.signals import stop_signals
+from sitq.worker.surroundings import surroundings_setup
 
 
 class Worker:
@@ -46,6 +48,9 @@ class Worker:
         executor: Where plain functions run that were enqueued without `executor=`: `"thread"` (if not given),
             `"process"`, `"async"`, or the name of a runner of the queue.
         processes: How many child processes there are at most, or `ProcessOptions`.
+        resources: A function that returns a context manager, async or plain, such as one with `@asynccontextmanager`.
+            It is entered before the worker takes tasks, and left when it has stopped, all in one asyncio task; what it
+            gives, tasks get with `resource(Kind)`.
         id: Name of the worker; host, process and a random part by default.
 
     Raises:
@@ -65,6 +70,7 @@ class Worker:
         max_tasks: int | None = None,
         executor: str | None = None,
         processes: int | ProcessOptions | None = None,
+        resources: Resources | None = None,
         id: str | None = None,
     ) -> None:
         self.config: Final = worker_config(
@@ -80,6 +86,7 @@ class Worker:
             processes=processes,
         )
         self._queue = queue
+        self._resources = check_resources(resources)
         self._emit = Emitter(queue.emitter)
         self._services: Services | None = None
         self._used = False
@@ -114,6 +121,8 @@ class Worker:
         Raises:
             WorkerStoppedError: It has been run before.
             BackendConnectionError: The storage cannot be opened.
+            WorkerError: Its resources cannot be set up, and it did nothing; they cannot be taken down after it has
+                stopped; or something ended that was not meant to end, and it has stopped in order.
         """
         limit = None if duration is None else seconds(duration, "duration")
         services = await self._start(until_idle=until_idle)
@@ -174,33 +183,56 @@ class Worker:
             return await self._services.process(task_id)
         if self._used:
             raise WorkerStoppedError(f"worker {self.id} has stopped: make a new Worker")
-        await self._queue.open()
-        services = self._make_services()
-        await services.start(fetch=False)
+        services = await self._make_services(fetch=False)
         try:
-            return await services.process(task_id)
+            found = await services.process(task_id)
         finally:
             await services.shut_down()
+        services.raise_failure()
+        return found
 
-    def _make_services(self, *, until_idle: bool = False) -> Services:
+    async def _make_services(self, *, fetch: bool, until_idle: bool = False) -> Services:
+        """Open the queue, set up the resources, start the services."""
         queue = self._queue
-        return Services(
+        await queue.open()
+        if self.config.executor == PROCESS:
+            surroundings_setup(
+                queue.context_providers, self._resources
+            )  # raises for what no child could find
+        resources = None if self._resources is None else await self._set_up(self._resources)
+        services = Services(
             self.config,
             queue.backend,
             runners=queue.runners,
             codec=queue.codec,
             until_idle=until_idle,
+            providers=queue.context_providers,
+            make_resources=self._resources,
+            resources=resources,
             emit=self._emit,
         )
+        try:
+            await services.start(fetch=fetch)
+        except BaseException:
+            if resources is not None:
+                await resources.close()
+            raise
+        return services
+
+    async def _set_up(self, make: Resources) -> Lifespan:
+        resources = Lifespan(make)
+        try:
+            await resources.start()
+        except WorkerError as error:
+            raise WorkerError(f"worker {self.id}: {error}") from error.__cause__
+        return resources
 
     async def _start(self, *, until_idle: bool = False) -> Services:
         if self._used:
             raise WorkerStoppedError(f"worker {self.id} has been run before: make a new Worker")
         self._used = True
         try:
-            await self._queue.open()
-            services = self._make_services(until_idle=until_idle)
-            await services.start(fetch=True)
+            services = await self._make_services(fetch=True, until_idle=until_idle)
         except BaseException:
             self._ended.set()
             raise
