@@ -9,6 +9,7 @@ from sitq.errors import (
     BackendError,
     BackendSchemaError,
     BackendTimeoutError,
+    BackendUnsupportedError,
     PayloadTooLargeError,
     QueueClosedError,
     QueueEmptyError,
@@ -24,6 +25,7 @@ from sitq.errors import (
     TaskNotFoundError,
     TaskRetryExhaustedError,
     TaskSerializationError,
+    TaskStaleError,
     TaskTimeoutError,
     ValidationError,
     WorkerBusyError,
@@ -38,18 +40,21 @@ from sitq.queue import TaskQueue
 from sitq.retry import RetryPolicy
 from sitq.schedules import ScheduleRecord
 from sitq.stream import Streamed
-from sitq.sync import SyncEnqueuer, SyncTaskQueue
+from sitq.sync import SyncEnqueuer, SyncTaskQueue, SyncTransactionEnqueuer
 from sitq.task import Call, Task, call, task
 from sitq.verbs import Cancel, Retry, Snooze
+from sitq.within import TransactionEnqueuer
 from sitq.worker import Worker
 
 __all__ = [
     # -- Enqueue and look
     "TaskQueue",
     "Enqueuer",
+    "TransactionEnqueuer",
     "TaskHandle",
     "SyncTaskQueue",
     "SyncEnqueuer",
+    "SyncTransactionEnqueuer",
     "SyncTaskHandle",
     "Result",
     "Status",
@@ -88,6 +93,7 @@ __all__ = [
     "TaskFailedError",
     "TaskRetryExhaustedError",
     "TaskCancelledError",
+    "TaskStaleError",
     "TaskSerializationError",
     "PayloadTooLargeError",
     "QueueError",
@@ -99,6 +105,7 @@ __all__ = [
     "BackendConnectionError",
     "BackendSchemaError",
     "BackendTimeoutError",
+    "BackendUnsupportedError",
     "StorageFullError",
     "WorkerError",
     "WorkerStoppedError",

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from sitq.events import (
     BackgroundTasksLeft,
+    ErrorAfterCompletion,
     Event,
     EventHandler,
     LoopBlocked,
@@ -82,6 +83,11 @@ _LINES: Final[Mapping[type[Any], tuple[int, str, str]]] = {
         logging.WARNING,
         "task.refused",
         "outcome of {task_id} refused: its lease had been lost",
+    ),
+    ErrorAfterCompletion: (
+        logging.WARNING,
+        "task.error_after_completion",
+        f"went wrong after its completion, and has succeeded: {_TASK}: {{error_type}}: {{error}}",
     ),
     LoopBlocked: (
         logging.WARNING,

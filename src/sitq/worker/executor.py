@@ -41,6 +41,7 @@ from sitq.model import (
 )
 from sitq.serialization import decode_call
 from sitq.task import Call, check_arguments, check_callable
+from sitq.worker.completion import Completion
 from sitq.worker.fork import end_if_forked
 from sitq.worker.judge import expire, judge_error, judge_value, left_behind, on_last_chance, park, refuse
 from sitq.worker.outbox import Outbox
@@ -75,6 +76,7 @@ class Executor:
         interrupted: Whether somebody cancels everything on this loop, as `asyncio.run` does at its end.
         slots: Where the slot of a run is given back when it has ended.
         outbox: Where running tasks put what they have to say.
+        completion: Where they complete themselves in transactions of their own.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class Executor:
         interrupted: Callable[[], bool],
         slots: Slots,
         outbox: Outbox,
+        completion: Completion,
         max_payload: int,
         clock: Clock,
         emit: Emitter,
@@ -100,6 +103,8 @@ class Executor:
         self._slots = slots
         self._outbox = outbox
         self._post = outbox.put
+        self._completion = completion
+        self._complete = completion.begin
         self._max_payload = max_payload
         self._now = clock.now
         self._emit = emit
@@ -162,6 +167,7 @@ class Executor:
             return None
         held = reserved.held
         run = Run(reserved, held, rules, time.monotonic(), self._post, self._emit, self._max_payload)
+        run.complete = self._complete
         self._runs[held] = run
         current = _current(run, context)
         loop = asyncio.get_running_loop()
@@ -186,6 +192,8 @@ class Executor:
             run = self._runs.get(one)
             if run is None or run.task is None:
                 continue
+            if why is Stop.LOST and run.completed is not None:
+                continue  # it is over because it has completed itself; if not, its fence sees to that
             if why is Stop.LOST and not run.reported:
                 run.reported = True
                 self._outbox.take(one)
@@ -269,6 +277,9 @@ class Executor:
             outcome = judge_value(run, value, self._now)
         if run.timer is not None:
             run.timer.cancel()
+        if run.completed is not None and not run.reported:
+            run.task = None  # it has ended: there is nothing left to stop
+            outcome = await self._completion.settle(run, outcome)
         if not run.reported:
             self._end_run(run, outcome)
         run.task = None  # or run, task and context would hold each other until the garbage collector comes

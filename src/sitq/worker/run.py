@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -10,6 +10,8 @@ from typing import Any
 from sitq.emitter import Emitter
 from sitq.model import Held, NewNote, NoteKind, ReservedTask
 from sitq.rules import RunRules
+
+type Complete = Callable[["Run", object, bytes], Awaitable[None] | None]
 
 
 class Stop(Enum):
@@ -31,9 +33,12 @@ class Run:
         started: Monotonic.
         post: Where notes go; callable from any thread.
         emit: Where they go as events.
+        complete: Writes the success of the run into a transaction of the task.
         stop: Why it is to stop; the first reason counts.
         noticed: The task asked whether it is to stop, and was told so.
         reported: Its outcome is on its way, or its lease is lost: nothing that it does counts any more.
+        completed: The result that the task has written into a transaction of its own, on its thread.
+        said: The notes that it has written there.
     """
 
     reserved: ReservedTask
@@ -48,6 +53,9 @@ class Run:
     stop: Stop | None = None
     noticed: bool = False
     reported: bool = False
+    complete: Complete | None = None
+    completed: bytes | None = None
+    said: Sequence[NewNote] = ()
 
     @property
     def duration(self) -> float:
@@ -64,6 +72,10 @@ class Run:
         if self.emit.wants(event):
             about = self.reserved
             self.emit(event(about.id, about.name, about.queue, about.attempt, *details))
+
+    def complete_in(self, connection: object, result: bytes) -> Awaitable[None] | None:
+        assert self.complete is not None, "the executor gives it to every run"
+        return self.complete(self, connection, result)
 
     def __reduce__(self) -> Any:
         raise TypeError(

@@ -15,6 +15,7 @@ from sitq.events import WorkerStarted, WorkerStopped, WorkerStopping
 from sitq.model import ReservedTask, TaskId
 from sitq.task import Call
 from sitq.worker.completer import Completer
+from sitq.worker.completion import Completion
 from sitq.worker.executor import Executor
 from sitq.worker.fetcher import Fetcher
 from sitq.worker.heartbeat import Heartbeat
@@ -57,6 +58,7 @@ class Services:
             interrupted=self._interrupted,
             slots=self._slots,
             outbox=self._outbox,
+            completion=Completion(config.id, backend, self._outbox, clock, emit),
             max_payload=max_payload,
             clock=clock,
             emit=emit,
