@@ -8,7 +8,7 @@ from typing import cast
 
 import pytest
 
-from sitq.backends.base import Backend, Within, finished
+from sitq.backends.base import Backend, Within, finished, no_notes
 from sitq.errors import BackendUnsupportedError, QueueFullError, ValidationError
 from sitq.model import (
     Enqueued,
@@ -292,7 +292,7 @@ async def test_a_run_that_does_not_count_any_more_changes_nothing(
     before = await everything(backend)
 
     for held in (lost, released, ended, Held("unknown", 1), Held(lost.id, again.fence + 1)):
-        assert not await inside.complete(Succeeded(held, b"value"), notes=[NewNote(held, NoteKind.LOG, b"x")])
+        assert not await inside.complete(Succeeded(held, b"value"), notes=no_notes)
     await app.commit()
 
     assert await everything(backend) == before
@@ -303,7 +303,7 @@ async def test_a_run_that_does_not_count_any_more_changes_nothing(
 @shared
 async def test_notes_go_along(backend: Backend, app: Application, inside: Within) -> None:
     held = await running(backend)
-    await inside.complete(Succeeded(held, b""), notes=[NewNote(held, NoteKind.LOG, b"line")])
+    await inside.complete(Succeeded(held, b""), notes=lambda: [NewNote(held, NoteKind.LOG, b"line")])
     assert await backend.notes(held.id) == []
     await app.commit()
 

@@ -8,7 +8,7 @@ timed out is computed above it. To write a new one: implement `Backend`, run the
 import asyncio
 import threading
 from abc import abstractmethod
-from collections.abc import AsyncGenerator, Collection, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import timedelta
 from typing import Any, Protocol
@@ -147,6 +147,11 @@ class Bells:
             signal.ring()
 
 
+def no_notes() -> Sequence[NewNote]:
+    """Nothing to say."""
+    return ()
+
+
 class Within(Protocol):
     """What a storage writes in an open transaction of the application, through its connection.
 
@@ -169,9 +174,13 @@ class Within(Protocol):
         """As `Backend.enqueue`; durable with the commit of the application."""
 
     @abstractmethod
-    async def complete(self, outcome: Succeeded, *, notes: Sequence[NewNote] = ()) -> bool:
+    async def complete(
+        self, outcome: Succeeded, *, notes: Callable[[], Sequence[NewNote]] = no_notes
+    ) -> bool:
         """As `Backend.complete`, but once only: False if the fence is not current or the task does not run any more,
         were it by the same outcome, so that what the application writes beside it is not committed twice.
+
+        `notes` is called when nobody else can write any more, so that those are known that came in before.
         """
 
 

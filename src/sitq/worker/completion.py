@@ -1,7 +1,7 @@
 """Tasks that complete themselves in a transaction of the application, and what their worker makes of that."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any, Final
 
 from sitq.backends.base import Backend, Within, finished
@@ -9,7 +9,7 @@ from sitq.clock import Clock
 from sitq.errors import BackendError, TaskError, TaskStaleError
 from sitq.events import Emit, ErrorAfterCompletion, StorageFailed
 from sitq.failure import decode_error
-from sitq.model import Failed, Outcome, Released, Retried, Status, Succeeded, TaskQuery
+from sitq.model import Failed, NewNote, Outcome, Released, Retried, Status, Succeeded, TaskQuery
 from sitq.worker.judge import judge_failure
 from sitq.worker.outbox import Outbox
 from sitq.worker.run import Run
@@ -45,19 +45,23 @@ class Completion:
     async def _write(self, run: Run, within: Within, result: bytes) -> None:
         if run.reported:
             raise TaskStaleError(run.held.id)
-        # What the task has said by now goes along: when it has ended, nothing is added to that. Of a call that is
-        # cancelled nobody knows whether it was written, so it counts as if it was.
-        before, said = run.completed, self._outbox.take(run.held)
-        run.completed = result
-        run.said = [*run.said, *said]
+        completed, said = run.completed, run.said
+
+        def speak() -> Sequence[NewNote]:
+            # What the task has said by now goes along: when it has ended, nothing is added to that.
+            run.said = [*said, *self._outbox.withdraw(run.held)]
+            return run.said
+
+        run.completed = (
+            result  # of a call that is cancelled nobody knows whether it was written: as if it was
+        )
         try:
-            if not await within.complete(Succeeded(run.held, result), notes=run.said):
+            if not await within.complete(Succeeded(run.held, result), notes=speak):
                 raise TaskStaleError(run.held.id)
         except Exception:
-            run.completed = before
-            run.said = run.said[: -len(said)] if said else run.said
-            for note in said:
+            for note in run.said[len(said) :]:
                 self._outbox.put(note)
+            run.completed, run.said = completed, said
             raise
 
     async def settle(self, run: Run, outcome: Outcome) -> Outcome:

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 import aiosqlite
 
-from sitq.backends.base import Within
+from sitq.backends.base import Within, no_notes
 from sitq.backends.sqlite import enqueue, reports, rows
 from sitq.backends.sqlite.errors import translated
 from sitq.backends.sqlite.rings import Rings
@@ -82,12 +82,14 @@ class Guest(Within):
 
         return await self._run(store)
 
-    async def complete(self, outcome: Succeeded, *, notes: Sequence[NewNote] = ()) -> bool:
+    async def complete(
+        self, outcome: Succeeded, *, notes: Callable[[], Sequence[NewNote]] = no_notes
+    ) -> bool:
         def end(db: sqlite3.Connection, rings: Rings) -> bool:
             row = rows.by_id(db, [outcome.held.id]).get(outcome.held.id)
             if row is None or row.fence != outcome.held.fence or row.status != Status.RUNNING:
                 return False
-            done, _ = reports.complete(db, [outcome], notes, self._host.now(), rings)
+            done, _ = reports.complete(db, [outcome], notes(), self._host.now(), rings)
             return done.accepted == 1
 
         return await self._run(end)
