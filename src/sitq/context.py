@@ -1,6 +1,6 @@
 """What a running task knows about itself, and its way to speak with its worker."""
 
-from collections.abc import Awaitable, Mapping
+from collections.abc import Coroutine, Mapping
 from contextvars import Context, ContextVar
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, overload
@@ -95,8 +95,10 @@ class CurrentTask(NamedTuple):
     @overload
     def complete_in(self, connection: "sqlite3.Connection", value: Any = None) -> None: ...
     @overload
-    def complete_in(self, connection: "aiosqlite.Connection", value: Any = None) -> Awaitable[None]: ...
-    def complete_in(self, connection: Any, value: Any = None) -> Awaitable[None] | None:
+    def complete_in(
+        self, connection: "aiosqlite.Connection", value: Any = None
+    ) -> Coroutine[Any, Any, None]: ...
+    def complete_in(self, connection: Any, value: Any = None) -> Coroutine[Any, Any, None] | None:
         """Complete this task in the open transaction of your connection to the queue's file; `value` is its result.
 
         What you write in the transaction and the success of the task are committed together, so the effect is there
@@ -116,7 +118,7 @@ class CurrentTask(NamedTuple):
                 "complete_in() was called outside the process of a worker: it works in coroutines and on threads, so "
                 "give the task another executor"
             )
-        done: Awaitable[None] | None = complete_in(
+        done: Coroutine[Any, Any, None] | None = complete_in(
             connection, encode_value(value, max_payload=self.channel.max_payload)
         )
         return done

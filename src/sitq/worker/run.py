@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -11,7 +11,7 @@ from sitq.emitter import Emitter
 from sitq.model import Held, NewNote, NoteKind, ReservedTask
 from sitq.rules import RunRules
 
-type Complete = Callable[["Run", object, bytes], Awaitable[None] | None]
+type Complete = Callable[["Run", object, bytes], Coroutine[Any, Any, None] | None]
 
 
 class Stop(Enum):
@@ -73,7 +73,7 @@ class Run:
             about = self.reserved
             self.emit(event(about.id, about.name, about.queue, about.attempt, *details))
 
-    def complete_in(self, connection: object, result: bytes) -> Awaitable[None] | None:
+    def complete_in(self, connection: object, result: bytes) -> Coroutine[Any, Any, None] | None:
         assert self.complete is not None, "the executor gives it to every run"
         return self.complete(self, connection, result)
 
