@@ -56,6 +56,7 @@ def promised(example: str) -> list[str]:
         "sync_client",
         "progress_bar",
         "limits",
+        "shop",
     ],
 )
 def test_prints_what_it_promises(example: str, tmp_path: Path) -> None:
