@@ -623,7 +623,7 @@ from sitq.backends.sqlite import SQLiteBackend
 PATH, TASKS, SEED = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 
 def maybe_die(where):
-    if random.random() < 0.12:
+    if random.random() < 0.1:
         with open(PATH + ".kills", "a") as kills:
             kills.write(where + "\\n")
         os.kill(os.getpid(), signal.SIGKILL)
@@ -640,13 +640,15 @@ def book(number):
     current.complete_in(db, current.attempt)
     maybe_die("completed")
     db.commit()
+    with open(PATH + ".runs", "a") as runs:
+        runs.write(f"{number} committed\\n")
     maybe_die("committed")
     db.close()
 
 async def work(path):
     queue = TaskQueue(SQLiteBackend(path, durability="fast", busy_timeout=30))
     async with queue:
-        await Worker(queue, lease=0.3, concurrency=3).run(until_idle=True)
+        await Worker(queue, lease=0.2, concurrency=3).run(until_idle=True)
 
 def prepare():
     with SyncTaskQueue(PATH) as queue:
@@ -690,16 +692,19 @@ assert {str(status) for status in statuses} == {"success"}, statuses
 assert [number for number, _ in rows] == list(range(TASKS)), rows
 assert sorted(values) == sorted(attempt for _, attempt in rows), (values, rows)
 kills = open(PATH + ".kills").read().split()
-runs = len(open(PATH + ".runs").read().split())
-print(len(kills), runs, *(kills.count(where) for where in ("before", "inside", "completed", "committed")))
+runs = open(PATH + ".runs").read().splitlines()
+for number in range(TASKS):
+    mine = [line for line in runs if line.split()[0] == str(number)]
+    assert f"{number} committed" not in mine[:-1], mine  # nothing runs again that was committed
+print(len(kills), len(runs), *(kills.count(where) for where in ("before", "inside", "completed", "committed")))
 """
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="fork and SIGKILL")
 def test_the_effect_is_there_once_however_often_the_worker_is_killed(path: Path) -> None:
-    done = run_python(TORTURE, path, 60, 1, timeout=100)
+    done = run_python(TORTURE, path, 40, 1, timeout=100)
     assert done.returncode == 0, done.stderr
     kills, runs, *places = map(int, done.stdout.split())
     assert kills >= 5
-    assert runs > 60
+    assert runs > 40
     assert sum(place > 0 for place in places) >= 2
