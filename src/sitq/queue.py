@@ -251,7 +251,7 @@ class TaskQueue:
         tasks = [self._new_task(call, options) for call in calls]
         if options.id is not None and len(tasks) > 1:
             raise ValidationError(f"id is {options.id!r} for {len(tasks)} tasks: give an id to one task only")
-        return await (self._store(tasks) if within is None else self._store_within(tasks, within))
+        return await self._store(tasks, within)
 
     async def _store_within(self, tasks: list[NewTask], within: Within) -> list[TaskHandle[Any]]:
         if not self._open:
@@ -261,7 +261,9 @@ class TaskQueue:
         answers = await within.enqueue(tasks, max_pending=self._bounds(tasks)) if tasks else []
         return [TaskHandle(stored.id, self) for stored in answers]
 
-    async def _store(self, tasks: list[NewTask]) -> list[TaskHandle[Any]]:
+    async def _store(self, tasks: list[NewTask], within: Within | None = None) -> list[TaskHandle[Any]]:
+        if within is not None:
+            return await self._store_within(tasks, within)
         backend = self.backend if self._open else await self._ready()
         if not tasks:
             return []

@@ -18,7 +18,7 @@ from sitq.backends.sqlite import enqueue, reports, rows
 from sitq.backends.sqlite.errors import translated
 from sitq.backends.sqlite.rings import Rings
 from sitq.backends.sqlite.schema import VERSION
-from sitq.errors import BackendSchemaError, BackendTimeoutError, QueueFullError, ValidationError
+from sitq.errors import BackendSchemaError, BackendTimeoutError, SitqError, ValidationError
 from sitq.model import Enqueued, NewNote, NewTask, Status, Succeeded
 
 type Connection = sqlite3.Connection | aiosqlite.Connection
@@ -76,7 +76,7 @@ class Guest(Within):
     ) -> list[Enqueued]:
         def store(db: sqlite3.Connection, rings: Rings) -> list[Enqueued]:
             done = enqueue.enqueue_bounded(db, tasks, max_pending or {}, self._host.now(), rings)
-            if isinstance(done, QueueFullError):
+            if isinstance(done, SitqError):
                 raise done
             return done
 
