@@ -227,8 +227,9 @@ class TaskQueue:
         transaction control begins one, as before any statement that writes. An `aiosqlite` connection does the work on
         its own thread, a `sqlite3` connection on that of the caller. No `TaskEnqueued` is told.
 
-        Its calls raise, besides what `enqueue` raises:
-            BackendUnsupportedError: The storage is not a SQLite file.
+        Raises:
+            BackendUnsupportedError: The storage is not a SQLite file. Here; the others by the calls of the view, besides
+                those of `enqueue`.
             ValidationError: The connection is closed, read-only, of another thread or to another file, or commits each
                 statement by itself.
             QueueClosedError: The queue is not open: it cannot open itself in the middle of a transaction.
