@@ -228,7 +228,7 @@ class TaskQueue:
         its own thread, a `sqlite3` connection on that of the caller. No `TaskEnqueued` is told.
 
         Raises:
-            BackendUnsupportedError: The storage is not a SQLite file. Here; the others by the calls of the view, besides
+            BackendUnsupportedError: The storage is not a SQLite file. Here; the others by calls of the view, besides
                 those of `enqueue`.
             ValidationError: The connection is closed, read-only, of another thread or to another file, or commits each
                 statement by itself.
