@@ -16,7 +16,7 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 
-from examples.shop import POOL_SIZE, count_orders, lifespan
+from examples.surroundings import POOL_SIZE, count_orders, lifespan
 from sitq import TaskQueue, Worker, call
 
 

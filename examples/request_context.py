@@ -16,7 +16,7 @@ import contextvars
 import tempfile
 from pathlib import Path
 
-from examples.shop import charge, print_label, request_id
+from examples.surroundings import charge, print_label, request_id
 from sitq import ContextVars, TaskHandle, TaskQueue, Worker
 
 

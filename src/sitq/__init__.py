@@ -10,6 +10,7 @@ from sitq.errors import (
     BackendError,
     BackendSchemaError,
     BackendTimeoutError,
+    BackendUnsupportedError,
     ContextProviderError,
     ParentNotFoundError,
     PayloadRefusedError,
@@ -29,6 +30,7 @@ from sitq.errors import (
     TaskNotFoundError,
     TaskRetryExhaustedError,
     TaskSerializationError,
+    TaskStaleError,
     TaskTimeoutError,
     ValidationError,
     WorkerBusyError,
@@ -64,18 +66,21 @@ from sitq.serialization import (
     Versioned,
 )
 from sitq.stream import Streamed
-from sitq.sync import SyncEnqueuer, SyncTaskQueue
+from sitq.sync import SyncEnqueuer, SyncTaskQueue, SyncTransactionEnqueuer
 from sitq.task import Call, Task, call, task
 from sitq.verbs import Cancel, Retry, Snooze
+from sitq.within import TransactionEnqueuer
 from sitq.worker import Worker
 
 __all__ = [
     # -- Enqueue and look
     "TaskQueue",
     "Enqueuer",
+    "TransactionEnqueuer",
     "TaskHandle",
     "SyncTaskQueue",
     "SyncEnqueuer",
+    "SyncTransactionEnqueuer",
     "SyncTaskHandle",
     "Result",
     "Status",
@@ -139,6 +144,7 @@ __all__ = [
     "TaskFailedError",
     "TaskRetryExhaustedError",
     "TaskCancelledError",
+    "TaskStaleError",
     "TaskSerializationError",
     "PayloadRefusedError",
     "ContextProviderError",
@@ -152,6 +158,7 @@ __all__ = [
     "BackendConnectionError",
     "BackendSchemaError",
     "BackendTimeoutError",
+    "BackendUnsupportedError",
     "StorageFullError",
     "WorkerError",
     "WorkerStoppedError",

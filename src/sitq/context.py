@@ -1,15 +1,20 @@
 """What a running task knows about itself, and its way to speak with its worker."""
 
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from contextvars import Context, ContextVar
 from types import MappingProxyType
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, overload
 
 from sitq.errors import TaskError
 from sitq.events import TaskLogged, TaskProgressed, TaskPublished
 from sitq.model import NoteKind, TaskId
 from sitq.progress import encode_line, encode_progress
 from sitq.serialization import Codec, Purpose
+
+if TYPE_CHECKING:
+    import sqlite3
+
+    import aiosqlite
 
 
 class Channel(Protocol):
@@ -86,6 +91,37 @@ class CurrentTask(NamedTuple):
         if self.channel is not None:
             data = self.channel.codec.encode_value(value, self.id, Purpose.VALUE)
             self._say(NoteKind.VALUE, data, TaskPublished, value)
+
+    @overload
+    def complete_in(self, connection: "sqlite3.Connection", value: Any = None) -> None: ...
+    @overload
+    def complete_in(
+        self, connection: "aiosqlite.Connection", value: Any = None
+    ) -> Coroutine[Any, Any, None]: ...
+    def complete_in(self, connection: Any, value: Any = None) -> Coroutine[Any, Any, None] | None:
+        """Complete this task in the open transaction of your connection to the queue's file; `value` is its result.
+
+        What you write in the transaction and the success of the task are committed together, so the effect is there
+        exactly once, however often the task is started. It is you who commits. After that the return value of the
+        function does not matter; what it raises is told as `ErrorAfterCompletion`. If it returns and the transaction
+        was not committed, the attempt has failed.
+
+        Raises:
+            TaskStaleError: This run does not count any more: roll back. Raised for a second call after a commit, too.
+            TaskError: The task runs in another process than its worker.
+            TaskSerializationError, PayloadTooLargeError: As for what a task returns.
+            BackendUnsupportedError, ValidationError, BackendTimeoutError: As for `TaskQueue.within`.
+        """
+        complete_in = getattr(self.channel, "complete_in", None)
+        if self.channel is None or complete_in is None:
+            raise TaskError(
+                "complete_in() was called outside the process of a worker: it works in coroutines and on threads, so "
+                "give the task another executor"
+            )
+        done: Coroutine[Any, Any, None] | None = complete_in(
+            connection, self.channel.codec.encode_value(value, self.id, Purpose.RESULT)
+        )
+        return done
 
     def _say(self, kind: NoteKind, data: bytes, event: type[Any], *details: Any) -> None:
         if self.channel is not None:

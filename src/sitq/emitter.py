@@ -11,6 +11,7 @@ from sitq.events import (
     BackgroundTasksLeft,
     ContextIgnored,
     ContextNotLeft,
+    ErrorAfterCompletion,
     Event,
     EventHandler,
     LoopBlocked,
@@ -100,6 +101,11 @@ _LINES: Final[Mapping[type[Any], tuple[int, str, str]]] = {
         logging.WARNING,
         "task.refused",
         "outcome of {task_id} refused: its lease had been lost",
+    ),
+    ErrorAfterCompletion: (
+        logging.WARNING,
+        "task.error_after_completion",
+        f"went wrong after its completion, and has succeeded: {_TASK}: {{error_type}}: {{error}}",
     ),
     LoopBlocked: (
         logging.WARNING,

@@ -48,7 +48,8 @@ class ResultExpiredError(TaskNotFoundError):
     """The task was stored and is gone: its `result_ttl` passed after its end, or it was removed by hand."""
 
     _why = (
-        "its result has expired: result_ttl passed after its end and it was pruned, or it was removed by hand"
+        "its result has expired: result_ttl passed after its end and it was pruned, or it was removed by hand; or the "
+        "transaction in which it was enqueued was not committed"
     )
 
 
@@ -86,6 +87,20 @@ class TaskRetryExhaustedError(TaskFailedError):
 
     def __reduce__(self) -> tuple[type, tuple[str | int, ...]]:
         return type(self), (self.task_id, self.error_type, self.message, self.traceback, self.attempts)
+
+
+class TaskStaleError(TaskError):
+    """This run of the task does not count any more: its lease was lost, or the task has ended. Nothing was written."""
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__(
+            f"this run does not hold task {task_id} any more: its lease was lost, or the task has ended already, by an "
+            "earlier complete_in() perhaps. Nothing was written: roll your transaction back"
+        )
+        self.task_id = task_id
+
+    def __reduce__(self) -> tuple[type, tuple[str]]:
+        return type(self), (self.task_id,)
 
 
 class TaskCancelledError(TaskError):
@@ -176,7 +191,14 @@ class BackendSchemaError(BackendConnectionError):
 
 
 class BackendTimeoutError(BackendError):
-    """Another process held the write lock for longer than `busy_timeout`. Nothing was written."""
+    """Somebody else held the write lock for longer than `busy_timeout`, or wrote after your transaction had read.
+
+    Nothing was written.
+    """
+
+
+class BackendUnsupportedError(BackendError):
+    """This kind of storage cannot do it. Nothing was written; the message names one that can."""
 
 
 class StorageFullError(BackendError):

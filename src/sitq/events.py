@@ -212,6 +212,18 @@ class OutcomeRefused(NamedTuple):
     worker: str
 
 
+class ErrorAfterCompletion(NamedTuple):
+    """A task went wrong after it had committed its own completion (`complete_in`). It has succeeded all the same."""
+
+    task_id: TaskId
+    task: str
+    queue: str
+    attempt: int
+    worker: str
+    error_type: str
+    error: str
+
+
 class LoopBlocked(NamedTuple):
     """The event loop has not run for `seconds`: something blocks it. Leases are renewed all the same."""
 
@@ -298,6 +310,7 @@ type Event = (
     | ContextIgnored
     | ContextNotLeft
     | OutcomeRefused
+    | ErrorAfterCompletion
     | LoopBlocked
     | StorageFailed
     | TicksMissed

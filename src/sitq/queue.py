@@ -6,10 +6,10 @@ from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Ite
 from contextlib import aclosing
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any, Final, Never, Self, Unpack, get_args, overload
+from typing import TYPE_CHECKING, Any, Final, Never, Self, Unpack, get_args, overload
 
 from sitq.backends import open_backend
-from sitq.backends.base import Backend
+from sitq.backends.base import Backend, Within
 from sitq.carrying import ContextProvider, capture, check_providers
 from sitq.checks import Duration, integer, label, seconds
 from sitq.deadletters import discard_all, requeue_all, selection
@@ -55,6 +55,12 @@ from sitq.serialization import Purpose, Serializer, make_codec
 from sitq.stream import Streamed, stream
 from sitq.task import Call, Task, check_arguments, check_callable, checked_call, has_parameter, made_call
 from sitq.terms import NO_TERMS, terms
+from sitq.within import TransactionEnqueuer
+
+if TYPE_CHECKING:
+    import sqlite3
+
+    import aiosqlite
 
 DEFAULT_PATH: Final = "sitq.db"
 DEFAULT_MAX_PAYLOAD: Final = 1024 * 1024
@@ -246,7 +252,32 @@ class TaskQueue:
         """
         return Enqueuer(self._enqueue, TaskOptions(**given))
 
-    async def _enqueue[R](self, calls: Iterable[Call[R]], options: TaskOptions) -> list[TaskHandle[R]]:
+    def within(self, connection: "aiosqlite.Connection | sqlite3.Connection", /) -> TransactionEnqueuer:
+        """A view of this queue that enqueues in the open transaction of your connection to the queue's file.
+
+        The tasks are there if and only if you commit; workers are woken after it. Nothing here commits or rolls back,
+        and a call that raises leaves your transaction as it was. Without an open transaction sqlite3's legacy
+        transaction control begins one, as before any statement that writes. An `aiosqlite` connection does the work on
+        its own thread, a `sqlite3` connection on that of the caller. No `TaskEnqueued` is told.
+
+        Raises:
+            BackendUnsupportedError: The storage is not a SQLite file. Here; the others by calls of the view, besides
+                those of `enqueue`.
+            ValidationError: The connection is closed, read-only, of another thread or to another file, or commits each
+                statement by itself.
+            QueueClosedError: The queue is not open: it cannot open itself in the middle of a transaction.
+            BackendTimeoutError: The write lock was not to be had, or your transaction can no longer write.
+        """
+        inside = self.backend.within(connection)
+
+        async def enqueue[R](calls: Iterable[Call[R]], options: TaskOptions) -> list[TaskHandle[R]]:
+            return await self._enqueue(calls, options, inside)
+
+        return TransactionEnqueuer(enqueue)
+
+    async def _enqueue[R](
+        self, calls: Iterable[Call[R]], options: TaskOptions, within: Within | None = None
+    ) -> list[TaskHandle[R]]:
         if not isinstance(calls, Iterable):
             raise ValidationError(
                 f"calls is a {type(calls).__qualname__}: give calls, as in [call(func, 1), call(func, 2)]"
@@ -256,12 +287,24 @@ class TaskQueue:
             raise ValidationError(f"id is {options.id!r} for {len(calls)} tasks: give an id to one task only")
         carried = capture(self.context_providers) if self.context_providers else None
         if not depends(options, calls):
-            return await self._store([self._new_task(call, options, carried=carried) for call in calls])
+            return await self._store(
+                [self._new_task(call, options, carried=carried) for call in calls], within
+            )
         steps, places = unfold(calls, options)
-        handles = await self._store([self._new_task(*step, carried=carried) for step in steps])
+        handles = await self._store([self._new_task(*step, carried=carried) for step in steps], within)
         return [handles[place] for place in places]
 
-    async def _store(self, tasks: list[NewTask]) -> list[TaskHandle[Any]]:
+    async def _store_within(self, tasks: list[NewTask], within: Within) -> list[TaskHandle[Any]]:
+        if not self._open:
+            raise QueueClosedError(
+                "this queue is not open: open it before your transaction begins, since it may have to wait for it"
+            )
+        answers = await within.enqueue(tasks, max_pending=self._bounds(tasks)) if tasks else []
+        return [TaskHandle(stored.id, self) for stored in answers]
+
+    async def _store(self, tasks: list[NewTask], within: Within | None = None) -> list[TaskHandle[Any]]:
+        if within is not None:
+            return await self._store_within(tasks, within)
         backend = self.backend if self._open else await self._ready()
         if not tasks:
             return []

@@ -11,14 +11,14 @@ from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Gen
 from contextlib import suppress
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Final, Protocol, Self, Unpack, overload
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self, Unpack, overload
 
-from sitq.backends.base import Backend
+from sitq.backends.base import Backend, finished
 from sitq.carrying import ContextProvider
 from sitq.checks import Duration
 from sitq.details import TaskDetails
 from sitq.enqueuer import Enqueuer
-from sitq.errors import BackendConnectionError, QueueError
+from sitq.errors import BackendConnectionError, QueueError, ValidationError
 from sitq.events import EventHandler
 from sitq.executors import RunnerFactory
 from sitq.handle import SyncTaskHandle, TaskHandle
@@ -32,6 +32,10 @@ from sitq.schedules import ScheduleRecord
 from sitq.serialization import Serializer
 from sitq.stream import Streamed
 from sitq.task import Call
+from sitq.within import TransactionEnqueuer
+
+if TYPE_CHECKING:
+    import sqlite3
 
 _CLOSE_TIMEOUT: Final = 30.0
 """How long the storage may take to close before its thread is left behind."""
@@ -176,6 +180,15 @@ class SyncTaskQueue:
     def options(self, **given: Unpack[GivenOptions]) -> "SyncEnqueuer":
         """As `TaskQueue.options`."""
         return SyncEnqueuer(self._queue.options(**given), self._call, self._handle)
+
+    def within(self, connection: "sqlite3.Connection", /) -> "SyncTransactionEnqueuer":
+        """As `TaskQueue.within`, on the thread of the caller."""
+        if not self.backend.within(connection).blocking:
+            raise ValidationError(
+                f"connection is a {type(connection).__qualname__}, which needs an event loop: give a "
+                "sqlite3.Connection, or use TaskQueue"
+            )
+        return SyncTransactionEnqueuer(self._queue.within(connection), self._handle)
 
     # -- Looking at them ---------------------------------------------------------------------------
 
@@ -376,6 +389,23 @@ class SyncEnqueuer:
     def enqueue_many[R](self, calls: Iterable[Call[R]], /) -> list[SyncTaskHandle[R]]:
         """As `SyncTaskQueue.enqueue_many`."""
         return [self._handle(one) for one in self._call(lambda: self._enqueuer.enqueue_many(calls))]
+
+
+class SyncTransactionEnqueuer(SyncEnqueuer):
+    """A view of a queue that enqueues in an open transaction of the application. Made by `SyncTaskQueue.within`."""
+
+    def __init__(self, inside: TransactionEnqueuer, handle: "_HandleOf") -> None:
+        super().__init__(inside, _call_here, handle)
+        self._inside = inside
+
+    def options(self, **given: Unpack[GivenOptions]) -> SyncEnqueuer:
+        """As `SyncTaskQueue.options`, in the transaction."""
+        return SyncEnqueuer(self._inside.options(**given), self._call, self._handle)
+
+
+def _call_here[T](make: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run the coroutine on this thread, where the connection is."""
+    return finished(make())
 
 
 class _CallOf(Protocol):

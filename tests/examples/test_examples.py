@@ -62,6 +62,7 @@ def promised(example: str) -> list[str]:
         "signed_tasks",
         "request_context",
         "connection_pool",
+        "shop",
     ],
 )
 def test_prints_what_it_promises(example: str, tmp_path: Path) -> None:

@@ -6,9 +6,12 @@
 import asyncio
 import os
 import shutil
+import sqlite3
 import tempfile
 from collections import Counter
 from collections.abc import Set
+from contextlib import closing
+from copy import deepcopy
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -25,6 +28,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from sitq.backends.base import finished
 from sitq.model import (
     Held,
     NewNote,
@@ -33,6 +37,7 @@ from sitq.model import (
     Outcome,
     Stats,
     Status,
+    Succeeded,
     TaskId,
     TaskRecord,
     WorkerInfo,
@@ -108,6 +113,17 @@ class Histories(RuleBasedStateMachine):
             for _ in range(times)
         ]
 
+    def batch(self, tasks: list[Drawn], now: datetime) -> list[NewTask]:
+        known = [*self.model.rows]
+        batch: list[NewTask] = []
+        for drawn in tasks:
+            batch.append(drawn.at(now, self.focus, known))
+            known.append(batch[-1].id)
+        return [
+            task._replace(rate=None) if task.rate and not self.model.looks_back(task.rate, now) else task
+            for task in batch
+        ]
+
     # -- Verbs --
 
     @initialize(tasks=st.lists(draws.new_tasks(), min_size=2, max_size=6), focus=draws.focuses)
@@ -118,15 +134,7 @@ class Histories(RuleBasedStateMachine):
     @rule(tasks=st.lists(draws.new_tasks(), max_size=4), room=draws.room)
     def enqueue(self, tasks: list[Drawn], room: dict[str, int]) -> None:
         now = self.clock.now()
-        known = [*self.model.rows]
-        batch: list[NewTask] = []
-        for drawn in tasks:
-            batch.append(drawn.at(now, self.focus, known))
-            known.append(batch[-1].id)
-        batch = [
-            task._replace(rate=None) if task.rate and not self.model.looks_back(task.rate, now) else task
-            for task in batch
-        ]
+        batch = self.batch(tasks, now)
         expected = self.model.enqueue(batch, room, now)
 
         if isinstance(expected, Exception):
@@ -221,6 +229,40 @@ class Histories(RuleBasedStateMachine):
 
         assert (answer.accepted, list(answer.stale)) == (len(outcomes) - len(stale), stale)
         self.model.stale += len(stale)
+
+    @precondition(lambda self: self.store.shared)
+    @rule(
+        tasks=st.lists(draws.new_tasks(), max_size=3),
+        room=draws.room,
+        number=st.one_of(st.none(), st.integers(0, 15)),
+        said=draws.notes,
+        commits=st.booleans(),
+    )
+    def within(
+        self, tasks: list[Drawn], room: dict[str, int], number: int | None, said: Any, commits: bool
+    ) -> None:
+        """In a transaction of the application, which ends one way or the other."""
+        before, now = deepcopy(self.model), self.clock.now()
+        with closing(sqlite3.connect(self.folder / "tasks.db")) as db:
+            inside = self.backend.within(db)
+            batch = self.batch(tasks, now)
+            expected = self.model.enqueue(batch, room, now)
+            if isinstance(expected, Exception):
+                with pytest.raises(type(expected)):
+                    finished(inside.enqueue(batch, max_pending=room))
+            else:
+                assert finished(inside.enqueue(batch, max_pending=room)) == expected
+            if number is not None:
+                held, notes = self.hold(number), self.said(said)
+                accepted = self.model.current(held, running=True) is not None
+                if accepted:
+                    self.model.write_all(notes, now)
+                    assert self.model.apply(Succeeded(held, b"inside"), now)
+                assert finished(inside.complete(Succeeded(held, b"inside"), notes=lambda: notes)) is accepted
+            if commits:
+                db.commit()
+            else:
+                self.model = before
 
     @rule(numbers=draws.numbers)
     def cancel(self, numbers: list[int]) -> None:

@@ -6,9 +6,23 @@ from typing import Any, get_overloads
 
 import pytest
 
-from sitq import Enqueuer, SyncEnqueuer, SyncTaskHandle, SyncTaskQueue, TaskHandle, TaskQueue
+from sitq import (
+    Enqueuer,
+    SyncEnqueuer,
+    SyncTaskHandle,
+    SyncTaskQueue,
+    SyncTransactionEnqueuer,
+    TaskHandle,
+    TaskQueue,
+    TransactionEnqueuer,
+)
 
-PAIRS = [(TaskQueue, SyncTaskQueue), (Enqueuer, SyncEnqueuer), (TaskHandle, SyncTaskHandle)]
+PAIRS = [
+    (TaskQueue, SyncTaskQueue),
+    (Enqueuer, SyncEnqueuer),
+    (TransactionEnqueuer, SyncTransactionEnqueuer),
+    (TaskHandle, SyncTaskHandle),
+]
 CONTEXT = {"__aenter__": "__enter__", "__aexit__": "__exit__"}
 
 
@@ -19,7 +33,12 @@ def own_names(kind: type) -> set[str]:
 def text(signature: inspect.Signature) -> str:
     """The signature without what must differ: the classes themselves."""
     plain = str(signature).replace("sitq.sync.", "sitq.queue.").replace("Sync", "")
-    plain = plain.replace("collections.abc.AsyncGenerator", "collections.abc.Generator")
+    plain = (
+        plain.replace("aiosqlite.Connection | ", "").replace("sitq.within.", "").replace("sitq.enqueuer.", "")
+    )
+    plain = plain.replace("sitq.queue.Enqueuer", "Enqueuer").replace(
+        "collections.abc.AsyncGenerator", "collections.abc.Generator"
+    )
     return plain.replace("'", "")
 
 
@@ -59,5 +78,5 @@ def test_the_instances_have_the_same_attributes() -> None:
 
 
 def test_every_method_has_a_docstring() -> None:
-    for kind in (SyncTaskQueue, SyncEnqueuer, SyncTaskHandle):
+    for _, kind in PAIRS:
         assert all(getattr(kind, name).__doc__ for name in own_names(kind))

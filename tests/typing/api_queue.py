@@ -5,9 +5,12 @@ Nothing here runs: mypy (strict) and pyright read it. Each line with an ignore i
 because both report an ignore that is not needed.
 """
 
+import sqlite3
 from collections.abc import Coroutine
 from datetime import UTC, datetime, timedelta
 from typing import Any, assert_type
+
+import aiosqlite
 
 from sitq import (
     Call,
@@ -23,13 +26,16 @@ from sitq import (
     SyncEnqueuer,
     SyncTaskHandle,
     SyncTaskQueue,
+    SyncTransactionEnqueuer,
     TaskDetails,
     TaskHandle,
     TaskQueue,
     TaskRecord,
+    TransactionEnqueuer,
     Worker,
     WorkerRecord,
     call,
+    current_task,
     task,
 )
 from sitq.events import TaskFailed
@@ -119,6 +125,31 @@ async def enqueue_mistakes(queue: TaskQueue) -> None:
     wrong: TaskHandle[str] = await queue.enqueue(fetch, "a")  # type: ignore[call-overload]
     print(wrong)
     queue.enqueue(resize, "a").result()  # type: ignore[attr-defined]
+
+
+async def within(queue: TaskQueue, plain_db: sqlite3.Connection, db: aiosqlite.Connection) -> None:
+    assert_type(queue.within(db), TransactionEnqueuer)
+    assert_type(await queue.within(db).enqueue(resize, "a", crop=True), TaskHandle[bytes])
+    assert_type(await queue.within(plain_db).enqueue(fetch, "a"), TaskHandle[int])
+    assert_type(await queue.within(db).enqueue_many([call(fetch, "a")]), list[TaskHandle[int]])
+    assert_type(queue.within(db).options(delay=1), Enqueuer)
+    assert_type(await queue.within(db).options(delay=1).enqueue(coroutine, "a"), TaskHandle[int])
+
+    queue.within("app.db")  # type: ignore[arg-type]
+    queue.within()  # type: ignore[call-arg]
+    await queue.within(db).enqueue(resize, 1)  # type: ignore[call-overload]
+    queue.within(db).options(prioritee=1)  # type: ignore[call-arg]
+
+
+async def complete_in(plain_db: sqlite3.Connection, db: aiosqlite.Connection) -> None:
+    current_task().complete_in(plain_db, "value")
+    current_task().complete_in(plain_db)
+    assert_type(await current_task().complete_in(db, "value"), None)
+    await current_task().complete_in(db)
+
+    await current_task().complete_in(plain_db)  # type: ignore[misc]
+    current_task().complete_in(db)  # type: ignore[unused-coroutine]
+    current_task().complete_in("app.db", 1)  # type: ignore[call-overload]
 
 
 async def options(queue: TaskQueue) -> None:
@@ -278,6 +309,17 @@ def sync_enqueue(queue: SyncTaskQueue) -> None:
     assert_type(queue.options(delay=1).enqueue(fetch, "a"), SyncTaskHandle[int])
     assert_type(queue.options().enqueue_many([call(fetch, "a")]), list[SyncTaskHandle[int]])
     assert_type(queue.enqueue_many([call(resize, "a")]), list[SyncTaskHandle[bytes]])
+
+
+def sync_within(queue: SyncTaskQueue, db: sqlite3.Connection, other: aiosqlite.Connection) -> None:
+    assert_type(queue.within(db), SyncTransactionEnqueuer)
+    assert_type(queue.within(db).enqueue(resize, "a"), SyncTaskHandle[bytes])
+    assert_type(queue.within(db).enqueue_many([call(fetch, "a")]), list[SyncTaskHandle[int]])
+    assert_type(queue.within(db).options(delay=1), SyncEnqueuer)
+    assert_type(queue.within(db).options(delay=1).enqueue(fetch, "a"), SyncTaskHandle[int])
+
+    queue.within(other)  # type: ignore[arg-type]
+    queue.within(db).enqueue(resize, 1)  # type: ignore[call-overload]
 
 
 def sync_results(queue: SyncTaskQueue, some_id: str) -> None:

@@ -82,6 +82,11 @@ LINES = {
         "task.refused",
         "outcome of id-1 refused: its lease had been lost",
     ),
+    events.ErrorAfterCompletion: (
+        "WARNING",
+        "task.error_after_completion",
+        f"went wrong after its completion, and has succeeded: {RUN}: ValueError: went wrong",
+    ),
     events.LoopBlocked: (
         "WARNING",
         "worker.blocked",

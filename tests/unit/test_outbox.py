@@ -66,6 +66,51 @@ def set_after(count: int) -> tuple[asyncio.Event, Callable[..., Any]]:
     return done, hook
 
 
+# -- What a run takes along that completes itself --------------------------------------------------
+
+
+async def test_what_waits_and_what_has_left_unread_is_withdrawn(backend: MemoryBackend) -> None:
+    held = await running(backend)
+    spy, gate = Spied(backend), Gate()
+
+    async def wait(*args: Any, **kwargs: Any) -> None:
+        await gate.pass_through()
+
+    spy.before["heartbeat"] = wait
+    made = outbox(spy)
+    for note in (line(held, "a"), line(OTHER, "b"), line(held, "c")):
+        made.put(note)
+    flushing = asyncio.create_task(made.flush())
+    await gate.wait_reached()
+    made.put(line(held, "d"))
+
+    assert [note.data for note in made.withdraw(held)] == [b"a", b"c", b"d"]
+    gate.open()
+    assert await flushing
+    assert await stored(backend, held) == []
+    assert made.take(OTHER) == []
+
+
+async def test_what_the_storage_has_read_is_not_withdrawn(backend: MemoryBackend) -> None:
+    held = await running(backend)
+    spy, gate = Spied(backend), Gate()
+
+    async def wait(answer: Any) -> None:
+        await gate.pass_through()
+
+    spy.after["heartbeat"] = wait
+    made = outbox(spy)
+    made.put(line(held, "a"))
+    flushing = asyncio.create_task(made.flush())
+    await gate.wait_reached()
+    made.put(line(held, "b"))
+
+    assert [note.data for note in made.withdraw(held)] == [b"b"]
+    gate.open()
+    assert await flushing
+    assert await stored(backend, held) == ["a"]
+
+
 # -- What is collected ------------------------------------------------------------------------------
 
 

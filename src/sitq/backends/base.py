@@ -8,11 +8,12 @@ timed out is computed above it. To write a new one: implement `Backend`, run the
 import asyncio
 import threading
 from abc import abstractmethod
-from collections.abc import AsyncGenerator, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import timedelta
-from typing import Protocol
+from typing import Any, Protocol
 
+from sitq.errors import BackendUnsupportedError
 from sitq.model import (
     CancelTopic,
     Completed,
@@ -154,6 +155,54 @@ def join(edges: Sequence[Edge], names: Mapping[TaskId, TaskId]) -> list[Edge]:
         name = names[parent]
         accepts[name] = accepts.get(name, accepted) & accepted
     return [Edge(names[edge.parent], accepts[names[edge.parent]]) for edge in edges]
+
+
+def no_notes() -> Sequence[NewNote]:
+    """Nothing to say."""
+    return ()
+
+
+class Within(Protocol):
+    """What a storage writes in an open transaction of the application, through its connection.
+
+    It is there if and only if the application commits; nothing here begins, commits or rolls back a transaction of the
+    application. Each call is all or nothing inside it: one that raises leaves it as it was. What a commit makes due is
+    rung after it, as if it had been written without the application; a rollback may ring, too.
+    """
+
+    @property
+    @abstractmethod
+    def blocking(self) -> bool:
+        """Whether the connection blocks who calls it. Then these coroutines never wait for anything: `finished` runs
+        them on the thread of the caller, with a loop or without.
+        """
+
+    @abstractmethod
+    async def enqueue(
+        self, tasks: Sequence[NewTask], *, max_pending: Mapping[str, int] | None = None
+    ) -> list[Enqueued]:
+        """As `Backend.enqueue`; durable with the commit of the application."""
+
+    @abstractmethod
+    async def complete(
+        self, outcome: Succeeded, *, notes: Callable[[], Sequence[NewNote]] = no_notes
+    ) -> bool:
+        """As `Backend.complete`, but once only: False if the fence is not current or the task does not run any more,
+        were it by the same outcome, so that what the application writes beside it is not committed twice.
+
+        `notes` is called when nobody else can write any more, so that those are known that came in before.
+        """
+
+
+def finished[T](work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine that never waits for anything to its end, here and now."""
+    try:
+        work.send(None)
+    except StopIteration as end:
+        value: T = end.value
+        return value
+    work.close()
+    raise RuntimeError(f"{work!r} waits, and there is nobody to wait for it")
 
 
 class Backend(Protocol):
@@ -323,6 +372,18 @@ class Backend(Protocol):
     @abstractmethod
     async def load(self, prefix: str) -> dict[str, bytes]:
         """The documents whose name starts with `prefix`, by name, sorted."""
+
+    def within(self, connection: object, /) -> Within:
+        """What can be written in the open transaction of this connection, which belongs to the application.
+
+        Raises:
+            BackendUnsupportedError: This storage shares no transaction with anybody.
+            ValidationError: Not a connection of the kind that this storage knows.
+        """
+        raise BackendUnsupportedError(
+            f"{type(self).__name__} cannot write in a transaction of yours: a SQLite file can, in those of sqlite3 and "
+            "aiosqlite connections to the same file. Nothing was written"
+        )
 
     # -- For people who drive a backend by hand ---------------------------------------------------
 

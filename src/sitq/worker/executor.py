@@ -46,6 +46,7 @@ from sitq.model import (
 )
 from sitq.serialization import Codec, Purpose
 from sitq.task import Call, check_arguments, check_callable
+from sitq.worker.completion import Completion
 from sitq.worker.fork import end_if_forked
 from sitq.worker.inputs import Input, InputsMissingError, with_inputs
 from sitq.worker.judge import (
@@ -96,6 +97,7 @@ class Executor:
         slots: Where the slot of a run is given back when it has ended.
         outbox: Where running tasks put what they have to say.
         surroundings: What the runs find around them, of their worker and of whoever enqueued them.
+        completion: Where they complete themselves in transactions of their own.
     """
 
     def __init__(
@@ -112,6 +114,7 @@ class Executor:
         slots: Slots,
         outbox: Outbox,
         surroundings: Surroundings,
+        completion: Completion,
         codec: Codec,
         clock: Clock,
         emit: Emitter,
@@ -130,6 +133,8 @@ class Executor:
         self._post = outbox.put
         self._surroundings = surroundings
         self._resources = surroundings.resources  # of which most workers have none
+        self._completion = completion
+        self._complete = completion.begin
         self._codec = codec
         self._now = clock.now
         self._emit = emit
@@ -199,6 +204,7 @@ class Executor:
         except Exception as error:  # of whatever has this name by now, too
             self._end_unrun(reserved, park(reserved, error, self._now))
             return None
+        run.complete = self._complete
         self._runs[held] = run
         loop = asyncio.get_running_loop()
         # Not by `create_task`: the loop's task factory is for what user code creates. Begun at once, since a task that
@@ -227,6 +233,8 @@ class Executor:
             run = self._runs.get(one)
             if run is None or run.task is None:
                 continue
+            if why is Stop.LOST and run.completed is not None:
+                continue  # it is over because it has completed itself; if not, its fence sees to that
             if why is Stop.LOST and not run.reported:
                 run.reported = True
                 self._outbox.take(one)
@@ -328,6 +336,9 @@ class Executor:
             outcome = judge_value(run, value, self._now)
         if run.timer is not None:
             run.timer.cancel()
+        if run.completed is not None and not run.reported:
+            run.task = None  # it has ended: there is nothing left to stop
+            outcome = await self._completion.settle(run, outcome)
         if not run.reported:
             self._end_run(run, outcome)
         run.task = None  # or run, task and context would hold each other until the garbage collector comes

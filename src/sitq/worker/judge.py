@@ -82,13 +82,15 @@ def on_last_chance(reserved: ReservedTask) -> bool:
 
 def judge_value(run: Run, value: Any, now: Now) -> Outcome:
     """A run that returned has succeeded, unless it says otherwise, noticed a stop, was too late for its time limit, or
-    its value cannot be stored.
+    its value cannot be stored. If it has completed itself, the value that it gave then counts.
     """
     # By its own class: a mock of a verb passes for one with isinstance.
     if issubclass(type(value), Verb):
         return judge_error(run, value, now)
     if run.stop is Stop.TIMEOUT or (run.stop is not None and run.noticed):
         return _stopped(run, None, now)
+    if run.completed is not None:
+        return Succeeded(run.held, run.completed)
     try:
         return Succeeded(run.held, run.codec.encode_value(value, run.held.id, Purpose.RESULT))
     except SitqError as error:

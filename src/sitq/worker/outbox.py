@@ -7,7 +7,7 @@ the last. What is left when its run ends goes along with the outcome.
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import Future
 from datetime import timedelta
 from typing import Final, NamedTuple
@@ -24,11 +24,22 @@ _PATIENCE: Final = 1.0
 """How long an outcome waits for notes of its run that are on their way."""
 
 
+class _Load(list[NewNote]):
+    """Notes that leave. `read` says whether the storage has come to them, which it does when nobody else can write."""
+
+    read = False
+
+    def __iter__(self) -> Iterator[NewNote]:
+        self.read = True
+        return super().__iter__()
+
+
 class _Flight(NamedTuple):
     """Notes that have left and not arrived yet: of which reservations, and when it is known what became of them."""
 
     held: frozenset[Held]
     landed: Future[None]
+    load: _Load
 
 
 class Outbox:
@@ -64,6 +75,19 @@ class Outbox:
         with self._lock:
             return self._pop(held)
 
+    def withdraw(self, held: Held) -> list[NewNote]:
+        """Take what waits of one reservation, and what has left and was not read yet: whoever calls this holds up
+        everybody who would write, and ends the task then.
+        """
+        with self._lock:
+            flight = self._flight
+            gone: list[NewNote] = []
+            if flight is not None and not flight.load.read:
+                notes = flight.load.copy()  # which does not count as read
+                gone = [note for note in notes if note.held == held]
+                flight.load[:] = [note for note in notes if note.held != held]
+            return gone + self._pop(held)
+
     async def late(self, held: Collection[Held]) -> list[NewNote]:
         """Wait, a second at most, until notes of these reservations that are on their way have arrived. Returns those
         that came back. An outcome that overtook them would make them those of a task that does not run any more.
@@ -93,9 +117,10 @@ class Outbox:
             notes = [note for held in [*self._lines, *self._progress] for note in self._pop(held)]
             if not notes:
                 return True
-            self._flight = _Flight(frozenset(note.held for note in notes), landed)
+            load = _Load(notes)
+            self._flight = _Flight(frozenset(note.held for note in notes), landed, load)
         try:
-            return await self._store(notes)
+            return await self._store(load)
         finally:
             self._flight = None
             landed.set_result(None)

@@ -2,9 +2,10 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -15,6 +16,8 @@ from sitq.rules import RunRules
 from sitq.serialization import Codec, Purpose
 from sitq.verbs import Verb
 from sitq.worker.inputs import Input
+
+type Complete = Callable[["Run", object, bytes], Coroutine[Any, Any, None] | None]
 
 
 class Stop(Enum):
@@ -36,11 +39,15 @@ class Run:
         started: Monotonic.
         post: Where notes go; callable from any thread.
         emit: Where they go as events.
+        complete: Writes the success of the run into a transaction of the task.
         stop: Why it is to stop; the first reason counts.
         noticed: The task asked whether it is to stop, and was told so.
         reported: Its outcome is on its way, or its lease is lost: nothing that it does counts any more.
         inputs: What the tasks left on which it depends, by their numbers, if it takes their values.
         waits: It has to wait for a place to run at, and its time begins when it has one.
+        complete: Completes it in a transaction of its own; None in another process than that of the worker.
+        completed: The result that the task has written into a transaction of its own, on its thread.
+        said: The notes that it has written there.
     """
 
     reserved: ReservedTask
@@ -57,6 +64,9 @@ class Run:
     reported: bool = False
     waits: bool = False
     inputs: Mapping[int, Input] = MappingProxyType({})
+    complete: Complete | None = None
+    completed: bytes | None = None
+    said: Sequence[NewNote] = ()
 
     @property
     def duration(self) -> float:
@@ -85,6 +95,10 @@ class Run:
         self.waits = True
         if self.timer is not None:
             self.timer.cancel()
+
+    @property
+    def complete_in(self) -> Callable[[object, bytes], Coroutine[Any, Any, None] | None] | None:
+        return None if self.complete is None else partial(self.complete, self)
 
     def __reduce__(self) -> Any:
         raise TypeError(

@@ -20,6 +20,7 @@ from sitq.resources import Lifespan, Resources
 from sitq.serialization import Codec
 from sitq.worker.choice import Choice
 from sitq.worker.completer import Completer
+from sitq.worker.completion import Completion
 from sitq.worker.executor import Executor
 from sitq.worker.fetcher import Fetcher
 from sitq.worker.heartbeat import Heartbeat
@@ -90,6 +91,7 @@ class Services:
             outbox=self._outbox,
             codec=codec,
             surroundings=Surroundings(config.id, providers, resources, emit),
+            completion=Completion(config.id, backend, self._outbox, clock, emit),
             clock=clock,
             emit=emit,
         )

@@ -13,7 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
-from sitq.backends.base import Backend, Bells, Signal
+from sitq.backends.base import Backend, Bells, Signal, Within
 from sitq.backends.sqlite import enqueue, files, notes, queries, registry, reports, reserve, schema, upkeep
 from sitq.backends.sqlite.errors import translated
 from sitq.backends.sqlite.lane import Lane
@@ -23,6 +23,8 @@ from sitq.backends.sqlite.reports import Pulse
 from sitq.backends.sqlite.reserve import Reservation
 from sitq.backends.sqlite.rings import Rings
 from sitq.backends.sqlite.schema import MICROSECOND, micros
+from sitq.backends.sqlite.watch import Watch
+from sitq.backends.sqlite.within import Guest, Host
 from sitq.clock import Clock, SystemClock
 from sitq.errors import BackendConnectionError, BackendError, SitqError, ValidationError
 from sitq.model import (
@@ -120,8 +122,9 @@ class SQLiteBackend(Backend):
             transact=True,
             lock=self._lock,
             durable=self.durability == "full",
-            after_commit=self._ring,
+            after_commit=lambda db: self._ring(db, self._listeners.committed()),
         )
+        self._watch = Watch(self._writer, self._ring)
         # A memory database belongs to its connection, so there it reads on the writer's.
         self._reader = self._writer if self._in_memory else Lane(self._connect, transact=False)
         try:
@@ -178,6 +181,7 @@ class SQLiteBackend(Backend):
                 await to_the_end(self._stop())
 
     async def _stop(self) -> None:
+        await self._watch.stop()
         if self._listeners.listed_at is not None:
             await self._retire(self._listeners.listed_at)
         self._listeners.close()
@@ -310,6 +314,20 @@ class SQLiteBackend(Backend):
     async def load(self, prefix: str) -> dict[str, bytes]:
         return await self._lane("read").run(lambda db: registry.load(db, prefix))
 
+    def within(self, connection: object, /) -> Within:
+        return Guest(
+            Host(
+                None if self._in_memory else self._file,
+                check=lambda: self._lane("write").check(),
+                now=self._now,
+                written=self._watched,
+            ),
+            connection,
+        )
+
+    def _watched(self, rings: Rings) -> None:
+        self._watch.add(rings)
+
     async def _change[T](
         self,
         operation: Callable[[sqlite3.Connection, Rings], T],
@@ -345,8 +363,8 @@ class SQLiteBackend(Backend):
         async with self._bells.listen(topics) as signal:
             yield signal
 
-    def _ring(self, db: sqlite3.Connection) -> None:
-        rings = self._listeners.ring_here()
+    def _ring(self, db: sqlite3.Connection, rings: Rings) -> None:
+        self._listeners.ring_here(rings)
         if not self._in_memory:
             self._listeners.ring_others(db, rings)
 

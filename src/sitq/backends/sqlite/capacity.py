@@ -10,7 +10,7 @@ from typing import Final
 
 # Whatever makes a queue longer, here or in another one: new tasks, and those that were requeued.
 _GROWN: Final = """
-SELECT (SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'sitq_tasks')
+SELECT (SELECT coalesce(max(seq), 0) FROM main.sqlite_sequence WHERE name = 'sitq_tasks')
     + (SELECT value FROM sitq_meta WHERE key = 'requeued')
 """
 _COUNTED: Final = "SELECT unfinished, grown FROM sitq_counts WHERE queue = ?"

@@ -31,7 +31,7 @@ _TASKS: Final = _Insert(
 )
 _PAYLOADS: Final = _Insert("INSERT INTO sitq_payloads (seq, payload) VALUES ", "(?, ?)")
 _MOST_ROWS: Final = 128
-_LAST_SEQ: Final = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'sitq_tasks'"
+_LAST_SEQ: Final = "SELECT coalesce(max(seq), 0) FROM main.sqlite_sequence WHERE name = 'sitq_tasks'"
 _PLAIN: Final = (None, None, None, ())
 
 

@@ -133,7 +133,7 @@ class Lane:
     ) -> asyncio.Future[T]:
         """As `run`, for an operation that can serve several callers at once: it gets the arguments of all those that
         handed it over one after another, and returns an answer for each."""
-        self._check()
+        self.check()
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
         job = Job(operation, argument, future, durable, landed)
@@ -144,14 +144,26 @@ class Lane:
                 self._jobs.remove(job)
             except ValueError:
                 return future
-            self._check()
+            self.check()
         if self._promised is not loop:
             self._promised = loop
             # At the end of this turn of the loop, so that one hop carries what all callers of this turn have to say.
             loop.call_soon(self._send, self._drain)
         return future
 
-    def _check(self) -> None:
+    async def aside[T](self, operation: Operation[T]) -> T:
+        """Run `operation` on the database thread outside of any transaction, after what was handed over before."""
+        self.check()
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+
+        def run(db: sqlite3.Connection, _: Sequence[None]) -> list[T]:
+            return [operation(db)]
+
+        self._send(lambda: answer([self._run_alone(Job(run, None, future, False, None))]))
+        return await future
+
+    def check(self) -> None:
+        """Raise `BackendConnectionError` if it is not open, or was opened in another process."""
         if os.getpid() != self._pid:
             raise BackendConnectionError(
                 f"this connection was opened in process {self._pid} and is used in process "

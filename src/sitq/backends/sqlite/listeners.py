@@ -83,16 +83,19 @@ class Listeners:
 
     # -- The ring ----------------------------------------------------------------------------------
 
-    def ring_here(self) -> Rings:
-        """Ring the bells of this process for what was committed; returns that."""
+    def committed(self) -> Rings:
+        """Take what the transaction that was just committed has to ring."""
         rings, self.rings = self.rings, Rings()
+        return rings
+
+    def ring_here(self, rings: Rings) -> None:
+        """Ring the bells of this process."""
         if rings.queues:
             self._bells.ring_queues(rings.queues)
         if rings.tasks:
             self._bells.ring_tasks(rings.tasks)
         if rings.cancels:
             self._bells.ring_cancels()
-        return rings
 
     def ring_others(self, db: sqlite3.Connection, rings: Rings) -> None:
         if not rings:

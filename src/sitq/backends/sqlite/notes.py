@@ -32,7 +32,7 @@ _RUNNING: Final = """
 SELECT id, fence, seq, attempt FROM sitq_tasks
 WHERE id IN (SELECT value FROM json_each(?)) AND status = 'running' AND worker IS NOT NULL
 """
-_LAST_POSITION: Final = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'sitq_notes'"
+_LAST_POSITION: Final = "SELECT coalesce(max(seq), 0) FROM main.sqlite_sequence WHERE name = 'sitq_notes'"
 _INSERT: Final = "INSERT INTO sitq_notes (position, seq, kind, attempt, at, data) VALUES (?, ?, ?, ?, ?, ?)"
 _TRIM: Final = """
 DELETE FROM sitq_notes WHERE seq = ?1 AND kind = ?2 AND position <= (
