@@ -279,7 +279,7 @@ def fail_some(cli: Cli) -> None:
 
 def test_requeue_by_id(cli: Cli) -> None:
     fail_some(cli)
-    assert cli.run("tasks", "requeue", "t0", "--json", "t2").split() == ["[", '"t2",', '"t0"', "]"]
+    assert cli.run("tasks", "requeue", "t0", "--json", "t2").split() == ["[", '"t0",', '"t2"', "]"]
     shown = cli.json("tasks", "show", "t0")
     assert (shown["status"], shown["attempt"], shown["requeued"], shown["error"]) == ("pending", 0, 1, None)
     assert [(one["attempt"], one["type"], one["last"]) for one in shown["attempts_log"]] == [

@@ -185,7 +185,6 @@ async def test_all_of_it_goes_by_index(backend: SQLiteBackend, analyzed: bool) -
         lambda db: edges.parents_of(db, [201]),
         lambda db: edges.is_open(db, 201),
         lambda db: edges.need_no_more(db, [201]),
-        lambda db: queries.find(db, TaskQuery(statuses=[Status.WAITING])),
     ]
     for operation in operations:
         planner = await plan(backend, operation)
