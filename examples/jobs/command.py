@@ -1,6 +1,6 @@
 """What each job can be told from the command line: submit, watch, cancel, retry. Thin over `TaskQueue`.
 
-A job is a queue of its name. `sitq worker jobs.db -q NAME` runs what was submitted, and every other `sitq` command works
+A job is a queue of its name. `sitq worker jobs.db -q NAME` runs what was submitted, and the other `sitq` commands work
 on the same file.
 """
 
@@ -10,7 +10,7 @@ import sys
 import tempfile
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sitq import SitqError, Status, TaskQueue
 from sitq.events import (
@@ -63,9 +63,8 @@ async def submit(queue: TaskQueue, job: Job, given: argparse.Namespace) -> int:
 async def watch(queue: TaskQueue, job: Job, given: argparse.Namespace) -> int:
     """Tell what happens until all have ended. 1 if one of them has no result."""
     ids = given.ids or [task.id for task in await queue.find(queue=job.name, limit=10_000)]
-    async with asyncio.TaskGroup() as readers:
-        ends = [readers.create_task(follow(queue, task_id)) for task_id in ids]
-    return 0 if all(end.result() is Status.SUCCESS for end in ends) else 1
+    ends = await asyncio.gather(*(follow(queue, task_id) for task_id in ids))
+    return 0 if all(status is Status.SUCCESS for status in ends) else 1
 
 
 async def follow(queue: TaskQueue, task_id: str) -> Status:
@@ -81,7 +80,7 @@ async def follow(queue: TaskQueue, task_id: str) -> Status:
             case TaskRetried(error_type=kind, error=error):
                 line = f"will be tried again: {kind}: {error}"
             case TaskSucceeded():
-                line = f"success: {await queue.get_result(task_id).value}"
+                line = f"success: {(await queue.get_result(task_id)).value}"
             case TaskFailed(error_type=kind, error=error):
                 line = f"failed: {kind}: {error}"
             case TaskCancelled():
@@ -140,18 +139,21 @@ def parser(jobs: Sequence[Job]) -> argparse.ArgumentParser:
             (retry, "give failed and cancelled tasks a new run"),
         ):
             one = add_verb(verbs, job, verb, about)
-            one.add_argument("ids", nargs="*", metavar="ID", help=f"all of the queue {job.name!r} if not given")
+            one.add_argument(
+                "ids", nargs="*", metavar="ID", help=f"all of the queue {job.name!r} if not given"
+            )
         verbs.add_parser("demo", help="all of it in one process").set_defaults(run=run_demo, job=job)
     return top
 
 
-type Verbs = "argparse._SubParsersAction[argparse.ArgumentParser]"
 type Verb = Callable[[TaskQueue, Job, argparse.Namespace], Awaitable[int]]
 
 
-def add_verb(verbs: Verbs, job: Job, verb: Verb, about: str) -> argparse.ArgumentParser:
+def add_verb(verbs: Any, job: Job, verb: Verb, about: str) -> argparse.ArgumentParser:
     one = verbs.add_parser(verb.__name__, help=about)
-    one.add_argument("--db", type=Path, default=Path("jobs.db"), metavar="FILE", help="the database (jobs.db)")
+    one.add_argument(
+        "--db", type=Path, default=Path("jobs.db"), metavar="FILE", help="the database (jobs.db)"
+    )
     one.set_defaults(run=run_verb, verb=verb, job=job)
     return one
 
