@@ -1,0 +1,177 @@
+"""Data processing: how late 336,776 flights were, by airline and by airport. One task a part of the table.
+
+The flights are all that left New York City in 2013. `group` fans the parts out to processes, and `merge` gets what they
+found once the last of them has ended. Sums are of whole minutes, so that it does not matter in which order the parts
+are added up.
+
+    python -m examples.jobs flights demo
+
+Prints
+
+    336,776 flights in 8 parts; 8,255 never left
+"""
+
+import argparse
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from examples.jobs.command import Job, open_queue
+from examples.jobs.flights_table import MISSING, Flight, Part, flights, names, split, unpack, whole_table
+from sitq import TaskHandle, TaskQueue, Worker, call, current_task, group, result_of, task
+
+QUEUE = "flights"
+PARTS = 8
+LATE = 15
+"""Minutes after which an arrival counts as late, as the authorities count it."""
+
+TELL_EVERY = 5_000
+"""Rows between two words about the progress."""
+
+TOP = 3
+
+
+# -- What is found ---------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Delays:
+    """What is known about some flights. Minutes are those of the arrivals; early ones count as negative."""
+
+    flights: int = 0
+    departed: int = 0
+    arrived: int = 0
+    late: int = 0
+    minutes: int = 0
+
+    def count(self, flight: Flight) -> None:
+        self.flights += 1
+        self.departed += flight.dep_delay != MISSING
+        if flight.arr_delay != MISSING:
+            minutes = int(flight.arr_delay)
+            self.arrived += 1
+            self.late += minutes >= LATE
+            self.minutes += minutes
+
+    def add(self, other: "Delays") -> None:
+        self.flights += other.flights
+        self.departed += other.departed
+        self.arrived += other.arrived
+        self.late += other.late
+        self.minutes += other.minutes
+
+    @property
+    def mean(self) -> float:
+        return self.minutes / self.arrived if self.arrived else 0.0
+
+    def __str__(self) -> str:
+        share = self.late / self.arrived if self.arrived else 0.0
+        return f"{self.flights:7,} {share:6.0%} {self.mean:8.1f}"
+
+
+def _by_code() -> defaultdict[str, Delays]:
+    return defaultdict(Delays)
+
+
+@dataclass(slots=True)
+class Summary:
+    """Delays by the code of the airline, and by that of the airport where the flights went."""
+
+    airlines: defaultdict[str, Delays] = field(default_factory=_by_code)
+    airports: defaultdict[str, Delays] = field(default_factory=_by_code)
+
+    def count(self, flight: Flight) -> None:
+        self.airlines[flight.carrier].count(flight)
+        self.airports[flight.dest].count(flight)
+
+    def add(self, other: "Summary") -> None:
+        for code, delays in other.airlines.items():
+            self.airlines[code].add(delays)
+        for code, delays in other.airports.items():
+            self.airports[code].add(delays)
+
+    def total(self) -> Delays:
+        total = Delays()
+        for delays in self.airlines.values():
+            total.add(delays)
+        return total
+
+    def __str__(self) -> str:
+        airlines = most_minutes("airline", self.airlines, names("airlines.csv", "carrier"))
+        airports = most_minutes("airport", self.airports, names("airports.csv", "faa"))
+        return "\n".join([*airlines, "", *airports])
+
+
+def most_minutes(title: str, delays: Mapping[str, Delays], names: Mapping[str, str]) -> Iterator[str]:
+    yield f"{title:32}flights   late  minutes"
+    for code in sorted(delays, key=lambda code: -delays[code].mean)[:TOP]:
+        yield f"{names.get(code, code):32}{delays[code]}"
+
+
+# -- The tasks -------------------------------------------------------------------------------------
+
+
+@task(queue=QUEUE, executor="process", timeout=600)
+def measure(part: Part) -> Summary:
+    """Read one part. In a process of its own, because this is nothing but work for a CPU."""
+    found = Summary()
+    for flight in flights(with_progress(part), part.columns):
+        found.count(flight)
+    return found
+
+
+def with_progress(part: Part) -> Iterator[str]:
+    """Yield the lines of a part, and tell how far it is."""
+    read = 0
+    for number, line in enumerate(part.lines(), 1):
+        yield line
+        read += len(line)
+        if number % TELL_EVERY == 0:
+            current_task().progress(100 * read / (part.stop - part.start), f"{number:,} rows")
+
+
+@task(queue=QUEUE)
+def merge(parts: list[Summary]) -> Summary:
+    found = Summary()
+    for part in parts:
+        found.add(part)
+    return found
+
+
+async def enqueue(queue: TaskQueue, parts: Iterable[Part]) -> TaskHandle[Summary]:
+    """Store a task for each part, and one that waits for them. All are stored, or none."""
+    return await queue.enqueue(merge, result_of(group(call(measure, part) for part in parts)))
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--parts", type=int, default=PARTS, metavar="N", help=f"how many parts ({PARTS})")
+    parser.add_argument("--folder", type=Path, default=Path("flights"), help="for the table (flights)")
+
+
+async def submit(queue: TaskQueue, given: argparse.Namespace) -> Sequence[str]:
+    return [await enqueue(queue, split(unpack(given.folder), given.parts))]
+
+
+# -- The demonstration -----------------------------------------------------------------------------
+
+
+async def demo(folder: Path) -> None:
+    parts = split(unpack(folder), PARTS)
+    async with open_queue(folder / "flights.db") as queue, Worker(queue):
+        found = await (await enqueue(queue, parts)).result(timeout=300)
+    total = found.total()
+    print(f"{total.flights:,} flights in {len(parts)} parts; {total.flights - total.departed:,} never left\n")
+    print(found)
+    assert found == one_pass()
+    print("\none pass over the table, without a queue, finds the same")
+
+
+def one_pass() -> Summary:
+    found = Summary()
+    for flight in whole_table():
+        found.count(flight)
+    return found
+
+
+JOB = Job(QUEUE, "delays of 336,776 flights, in processes", arguments, submit, demo)
