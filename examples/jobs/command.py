@@ -119,12 +119,13 @@ def main(jobs: Sequence[Job], argv: Sequence[str] | None = None) -> int:
     """Do what was typed, and return the exit code."""
     given = parser(jobs).parse_args(argv)
     try:
-        return asyncio.run(given.run(given))
+        code: int = asyncio.run(given.run(given))
     except SitqError as error:
         print(f"jobs: {error}", file=sys.stderr)
-        return 1
+        code = 1
     except KeyboardInterrupt:
-        return 130
+        code = 130
+    return code
 
 
 def parser(jobs: Sequence[Job]) -> argparse.ArgumentParser:
@@ -150,7 +151,7 @@ type Verb = Callable[[TaskQueue, Job, argparse.Namespace], Awaitable[int]]
 
 
 def add_verb(verbs: Any, job: Job, verb: Verb, about: str) -> argparse.ArgumentParser:
-    one = verbs.add_parser(verb.__name__, help=about)
+    one: argparse.ArgumentParser = verbs.add_parser(verb.__name__, help=about)
     one.add_argument(
         "--db", type=Path, default=Path("jobs.db"), metavar="FILE", help="the database (jobs.db)"
     )

@@ -103,6 +103,13 @@ class Summary:
         return "\n".join([*airlines, "", *airports])
 
 
+def summarize(flights: Iterable[Flight]) -> Summary:
+    found = Summary()
+    for flight in flights:
+        found.count(flight)
+    return found
+
+
 def most_minutes(title: str, delays: Mapping[str, Delays], names: Mapping[str, str]) -> Iterator[str]:
     yield f"{title:32}flights   late  minutes"
     for code in sorted(delays, key=lambda code: -delays[code].mean)[:TOP]:
@@ -115,10 +122,7 @@ def most_minutes(title: str, delays: Mapping[str, Delays], names: Mapping[str, s
 @task(queue=QUEUE, executor="process", timeout=600)
 def measure(part: Part) -> Summary:
     """Read one part. In a process of its own, because this is nothing but work for a CPU."""
-    found = Summary()
-    for flight in flights(with_progress(part), part.columns):
-        found.count(flight)
-    return found
+    return summarize(flights(with_progress(part), part.columns))
 
 
 def with_progress(part: Part) -> Iterator[str]:
@@ -163,15 +167,8 @@ async def demo(folder: Path) -> None:
     total = found.total()
     print(f"{total.flights:,} flights in {len(parts)} parts; {total.flights - total.departed:,} never left\n")
     print(found)
-    assert found == one_pass()
+    assert found == summarize(whole_table())
     print("\none pass over the table, without a queue, finds the same")
-
-
-def one_pass() -> Summary:
-    found = Summary()
-    for flight in whole_table():
-        found.count(flight)
-    return found
 
 
 JOB = Job(QUEUE, "delays of 336,776 flights, in processes", arguments, submit, demo)

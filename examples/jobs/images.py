@@ -67,7 +67,7 @@ def thumbnails(photo: Path, order: Order) -> list[str]:
     names: list[str] = []
     total = len(order.sizes) * len(order.formats)
     for size in order.sizes:
-        small = ImageOps.contain(image, (size, size)) if max(image.size) > size else image
+        small = fit(image, size)
         for suffix in order.formats:
             name = f"{photo.stem}-{size}.{suffix}"
             small.save(order.partial / name)
@@ -75,6 +75,11 @@ def thumbnails(photo: Path, order: Order) -> list[str]:
             names.append(name)
             current_task().progress(100 * len(names) / total, name)
     return names
+
+
+def fit(image: Image.Image, size: int) -> Image.Image:
+    """Shrink an image so that its longer side has this many pixels. A smaller one stays as it is."""
+    return ImageOps.contain(image, (size, size)) if max(image.size) > size else image
 
 
 @task(queue=QUEUE)

@@ -1,7 +1,9 @@
 """The three jobs from their command line, with a worker in a process of its own, and what their parts promise."""
 
 import asyncio
+import csv
 import sys
+from collections import Counter, defaultdict
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -9,12 +11,15 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from examples.jobs import mail
+from examples.jobs import flights, images, mail
 from examples.jobs.command import Job, main
-from examples.jobs.images import photographs
+from examples.jobs.flights_table import MISSING, Flight, split, unpack
+from examples.jobs.flights_table import flights as rows_of
 from examples.jobs.mail_server import Mailboxes, mail_server
 from sitq import Status, TaskQueue, Worker
+from sitq.events import TaskProgressed
 from sitq.retry import is_retryable
 from tests.support import PATIENCE
 
@@ -60,7 +65,7 @@ class TestMail:
     async def test_from_the_command_line(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         shell = Shell(mail.JOB, tmp_path / "jobs.db", capsys)
         ada, nobody = "ada@north.example", "nobody@south.example"
-        photo = photographs()[0]
+        photo = images.photographs()[0]
         letter = [
             "--from",
             "me@here.example",
@@ -121,7 +126,7 @@ class TestMail:
             details = [await queue.get(handle) for handle in handles]
         for domain in ("north", "SOUTH"):
             starts = sorted(
-                one.started_at for one in details if one.started_at and domain in one.metadata["to"]
+                one.started_at for one in details if one.started_at and domain in str(one.metadata)
             )
             assert len(starts) == 5
             assert all(starts[n + 2] - starts[n] >= timedelta(milliseconds=500) for n in range(3))
@@ -162,3 +167,134 @@ class TestMail:
     @pytest.mark.parametrize("code", [500, 550, 552, 554, -1])
     def test_5xx_is_not(self, code: int) -> None:
         assert not is_retryable(mail.until_accepted(60), mail.refusal(code, "never"))
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The table of flights, unpacked."""
+    return unpack(tmp_path_factory.mktemp("flights"))
+
+
+class TestFlights:
+    async def test_from_the_command_line(
+        self, tmp_path: Path, table: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        shell = Shell(flights.JOB, tmp_path / "jobs.db", capsys)
+        [merged] = await shell("submit", "--parts", "3", "--folder", str(table.parent))
+
+        # Nothing has begun. The parts are cancelled, and with them what waits for them.
+        cancelled = await shell("cancel")
+        assert len(cancelled) == 3
+        assert all(line.endswith(" cancelled") for line in cancelled)
+        assert of(merged, await shell("watch", merged, code=1)) == ["cancelled"]
+        assert {line.split()[0] for line in cancelled} < set(await shell("retry"))
+
+        async with shell.worker():
+            lines = await shell("watch")
+        assert len([line for line in lines if " % " in line and line.endswith(" rows")]) >= 3
+        assert lines.count("Frontier Airlines Inc.              685    39%     21.9") == 1
+        assert len([line for line in lines if f"{merged} success:" in line]) == 1
+
+    def test_finds_what_a_plain_pass_finds(self, table: Path) -> None:
+        """Against a pass that shares nothing with the job: no parts, no tasks, and none of its code."""
+        expected: dict[str, Counter[str]] = defaultdict(Counter)
+        with table.open(encoding="ascii", newline="") as file:
+            header, *rows = csv.reader(file)
+        at = {name: header.index(name) for name in header}
+        for row in rows:
+            airline, airport, delay = row[at["carrier"]], row[at["dest"]], row[at["arr_delay"]]
+            minutes = 0 if delay == "NA" else int(delay)
+            expected["airline"][airline] += 1
+            expected["airport"][airport] += 1
+            expected["minutes by airline"][airline] += minutes
+            expected["minutes by airport"][airport] += minutes
+            expected["total"]["departed"] += row[at["dep_time"]] != "NA"
+            expected["total"]["arrived"] += row[at["air_time"]] != "NA"
+            expected["total"]["late"] += minutes >= 15
+        assert len(rows) == 336_776
+
+        parts = split(table, 5)
+        found = flights.merge([flights.summarize(rows_of(part.lines(), part.columns)) for part in parts])
+        for what, delays in (("airline", found.airlines), ("airport", found.airports)):
+            assert {code: one.flights for code, one in delays.items()} == expected[what]
+            assert {code: one.minutes for code, one in delays.items()} == expected[f"minutes by {what}"]
+        total = found.total()
+        assert {"departed": total.departed, "arrived": total.arrived, "late": total.late} == expected["total"]
+
+    @pytest.mark.parametrize("number", [1, 2, 3, 7, 50])
+    @pytest.mark.parametrize("end", ["\n", ""])
+    def test_every_line_is_in_one_part(self, tmp_path: Path, number: int, end: str) -> None:
+        path = tmp_path / "table.csv"
+        lines = [f"{'x' * n}," for n in (1, 90, 2, 0, 0, 30, 7)]
+        path.write_text("\n".join(["name,none", *lines]) + end)
+        parts = split(path, number)
+        assert len(parts) == number
+        assert {tuple(part.columns) for part in parts} == {("name", "none")}
+        assert [line.rstrip("\n") for part in parts for line in part.lines()] == lines
+
+    def test_what_did_not_arrive_is_not_late(self) -> None:
+        found = flights.Delays()
+        for dep_delay, arr_delay in (("1", "15"), ("0", "14"), ("3", MISSING), (MISSING, MISSING)):
+            found.count(Flight("UA", "LAX", dep_delay, arr_delay))
+        assert found == flights.Delays(flights=4, departed=3, arrived=2, late=1, minutes=29)
+
+
+class TestImages:
+    async def test_from_the_command_line(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        shell = Shell(images.JOB, tmp_path / "jobs.db", capsys)
+        folder = tmp_path / "thumbnails"
+        photos = [photo.stem for photo in images.photographs()]
+
+        # So many that nobody waits for the end: they are stopped half-way.
+        many = ["--folder", str(folder), "--sizes", *map(str, range(1, 640))]
+        *made, gallery = await shell("submit", *many)
+        async with shell.worker():
+            async with TaskQueue(tmp_path / "jobs.db") as queue:
+                await until_progress(queue, made[0])
+            assert sorted(await shell("cancel")) == [f"{task_id} cancelled" for task_id in sorted(made)]
+            lines = await shell("watch", gallery)
+        assert of(gallery, lines)[-1] == f"success: 0 thumbnails are whole, {len(made)} photographs failed"
+        stopped = sorted(folder.iterdir())
+        assert 0 < len(stopped) < 2 * 3 * 639
+        assert all(images.is_whole(path) for path in stopped)
+
+        # Cancelled before anything began, and given a new run.
+        folder = tmp_path / "few"
+        few = ["--folder", str(folder), "--sizes", "100", "300", "--formats", "png", "webp"]
+        *made, gallery = await shell("submit", *few)
+        assert len(await shell("cancel")) == len(made)
+        assert sorted(await shell("retry", *made)) == sorted(made)
+        async with shell.worker():
+            lines = await shell("watch", *made, gallery)
+        assert " % " in "".join(of(made[0], lines))
+        expected = {
+            f"{photo}-{size}.{suffix}"
+            for photo in photos
+            for size in (100, 300)
+            for suffix in ("png", "webp")
+        }
+        assert {path.name for path in folder.iterdir()} == expected
+        for path in folder.iterdir():
+            with Image.open(path) as image:
+                image.load()
+                assert image.format == path.suffix[1:].upper()
+                assert max(image.size) == int(path.stem.rpartition("-")[2])
+
+    def test_no_thumbnail_is_larger_than_its_photograph(self) -> None:
+        with Image.open(images.photographs()[0]) as photo:
+            assert photo.size == (640, 427)
+            sizes = {size: images.fit(photo, size).size for size in (1, 320, 639, 640, 5000)}
+        assert sizes == {1: (1, 1), 320: (320, 214), 639: (639, 426), 640: (640, 427), 5000: (640, 427)}
+
+    @pytest.mark.parametrize("length", [0, 10, 1000, 20_000])
+    def test_what_is_cut_off_is_not_whole(self, tmp_path: Path, length: int) -> None:
+        path = tmp_path / "cut.jpg"
+        path.write_bytes(images.photographs()[0].read_bytes()[:length])
+        assert not images.is_whole(path)
+        assert images.is_whole(images.photographs()[0])
+
+
+async def until_progress(queue: TaskQueue, task_id: str) -> None:
+    async for entry in queue.events(task_id):
+        if isinstance(entry.event, TaskProgressed):
+            return
