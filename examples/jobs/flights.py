@@ -144,8 +144,9 @@ def merge(parts: list[Summary]) -> Summary:
 
 
 async def enqueue(queue: TaskQueue, parts: Iterable[Part]) -> TaskHandle[Summary]:
-    """Store a task for each part, and one that waits for them. All are stored, or none."""
-    return await queue.enqueue(merge, result_of(group(call(measure, part) for part in parts)))
+    """Store a task for each part and one that gathers them, all or none; then the one that merges what they find."""
+    found = await queue.options(queue=QUEUE).enqueue(group(call(measure, part) for part in parts))
+    return await queue.enqueue(merge, result_of(found))
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
