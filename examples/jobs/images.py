@@ -19,6 +19,7 @@ Prints
 
 import argparse
 import shutil
+import sys
 from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -132,8 +133,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 async def submit(queue: TaskQueue, given: argparse.Namespace) -> Sequence[str]:
+    photos: list[Path] = given.photos or photographs()
+    if len({photo.stem for photo in photos}) < len(photos):
+        sys.exit(
+            "two photographs have the same name, and so would their thumbnails: rename one, or use two folders"
+        )
     order = Order(given.folder.resolve(), tuple(given.sizes), tuple(given.formats))
-    made, everything = await enqueue(queue, given.photos or photographs(), order)
+    made, everything = await enqueue(queue, photos, order)
     return [*made, everything]
 
 

@@ -61,6 +61,20 @@ def of(task_id: str, lines: list[str]) -> list[str]:
     return [line.removeprefix(f"{task_id} ") for line in lines if line.startswith(task_id)]
 
 
+def test_an_unknown_task_is_an_error_of_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for verb in ("watch", "cancel"):
+        assert main([mail.JOB], ["mail", verb, "--db", str(tmp_path / "jobs.db"), "nobody"]) == 1
+        printed, errors = capsys.readouterr()
+        assert (printed, errors.count("\n")) == ("", 1)
+        assert errors.startswith("jobs: no task 'nobody'")
+
+
+def test_a_job_without_tasks_has_nothing_to_tell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for verb in ("watch", "cancel", "retry"):
+        assert main([mail.JOB], ["mail", verb, "--db", str(tmp_path / "jobs.db")]) == 0
+        assert capsys.readouterr() == ("", "")
+
+
 class TestMail:
     async def test_from_the_command_line(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         shell = Shell(mail.JOB, tmp_path / "jobs.db", capsys)
