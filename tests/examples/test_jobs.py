@@ -229,7 +229,7 @@ class TestFlights:
 
         parts = split(table, 5)
         found = flights.merge([flights.summarize(rows_of(part.lines(), part.columns)) for part in parts])
-        for what, delays in (("airline", found.airlines), ("airport", found.airports)):
+        for what, delays in (("airline", found.airlines()), ("airport", found.airports())):
             assert {code: one.flights for code, one in delays.items()} == expected[what]
             assert {code: one.minutes for code, one in delays.items()} == expected[f"minutes by {what}"]
         total = found.total()
