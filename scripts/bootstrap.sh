@@ -65,16 +65,25 @@ fi
 # Set up from here on, but not yet ready: a second try installs into it again.
 printf '%s' "$want unfinished $PWD" > .venv/.ready
 
+# What the examples read data files of comes without its dependencies: requirements/data.txt.
+data=""
+if [ "$want" != run ]; then data=requirements/data.txt; fi
+
 # The hashes cover every package. The project itself is built by the pinned uv_build, which looks for its program
 # on PATH, and needs no network.
 PATH=$PWD/.venv/bin:$PATH
 export PATH
 with_uv() {
   VIRTUAL_ENV=$PWD/.venv uv pip install --quiet --require-hashes -r "requirements/$want.txt" &&
+    { [ -z "$data" ] ||
+      VIRTUAL_ENV=$PWD/.venv uv pip install --quiet --no-deps --no-build-isolation --require-hashes -r "$data"; } &&
     VIRTUAL_ENV=$PWD/.venv uv pip install --quiet --no-deps --no-build-isolation --editable .
 }
 with_pip() {
   .venv/bin/python -m pip install -qq --disable-pip-version-check --require-hashes -r "requirements/$want.txt" &&
+    { [ -z "$data" ] ||
+      .venv/bin/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation \
+        --require-hashes -r "$data"; } &&
     .venv/bin/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --editable .
 }
 if [ "$uv" = yes ] && with_uv; then

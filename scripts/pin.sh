@@ -1,5 +1,5 @@
 #!/bin/sh
-# Writes requirements/{run,test,dev}.txt: exact versions with hashes for every platform, and no address;
+# Writes requirements/{run,test,dev,data}.txt: exact versions with hashes for every platform, and no address;
 # and the lock files of tools/*.
 # Needs .venv as `make setup` leaves it. Without a working uv, one is put into a throw-away environment.
 set -eu
@@ -19,17 +19,19 @@ compile() { # compile NAME GROUP... : one requirements file
   groups=""
   for group in "$@"; do groups="$groups --group $group"; done
   # shellcheck disable=SC2086  # the groups are words
-  "$uv" pip compile pyproject.toml $groups --quiet --universal --python-version 3.13 --upgrade --generate-hashes \
+  "$uv" pip compile $of $groups --quiet --universal --python-version 3.13 --upgrade --generate-hashes \
     --no-emit-index-url --no-emit-find-links --custom-compile-command "make pin" \
     $constraint --output-file "$scratch/$name.txt"
   # Whatever a local set-up may add: no index, link, host or path belongs into a pin.
   sed -E '/^(--|-[fi] )/d; /:\/\//d' "$scratch/$name.txt" > "requirements/$name.txt"
 }
-constraint=""
+of=pyproject.toml constraint=""
 compile dev dev
 constraint="--constraint requirements/dev.txt"
 compile test build test
 compile run build
+of=--no-deps constraint="" # only what the group names
+compile data examples-data
 if grep -nE '://|^-|file:|@ |(^|[ "])/' requirements/*.txt; then
   echo "pin: the lines above name a place; requirements must not" >&2
   exit 1

@@ -75,7 +75,8 @@ class Shell:
         self._env = {
             **os.environ,
             "PATH": os.pathsep.join([str(programs), os.environ.get("PATH", "")]),
-            "PYTHONPATH": str(Path(sitq.__file__).parents[1]),
+            # The examples are run by pages, too.
+            "PYTHONPATH": os.pathsep.join([str(Path(sitq.__file__).parents[1]), str(ROOT)]),
         }
 
     def script(self, block: Block) -> str:

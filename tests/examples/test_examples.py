@@ -20,10 +20,10 @@ LIMIT = 60
 """Seconds until an example that does not end fails the test. Never waited for otherwise."""
 
 
-def run(example: str, folder: Path) -> list[str]:
+def run(example: str, folder: Path, *arguments: str) -> list[str]:
     """Run an example as a program of its own, with `folder` for its temporary files. Return what it printed."""
     done = subprocess.run(
-        [sys.executable, "-m", f"examples.{example}"],
+        [sys.executable, "-m", f"examples.{example}", *arguments],
         cwd=ROOT,
         env={**os.environ, "TMPDIR": str(folder), "TEMP": str(folder), "TMP": str(folder)},
         capture_output=True,
@@ -68,6 +68,12 @@ def promised(example: str) -> list[str]:
 def test_prints_what_it_promises(example: str, tmp_path: Path) -> None:
     assert promised(example)
     assert run(example, tmp_path) == promised(example)
+
+
+@pytest.mark.parametrize("job", ["mail", "flights", "images"])
+def test_a_job_prints_what_it_promises(job: str, tmp_path: Path) -> None:
+    assert promised(f"jobs.{job}")
+    assert run("jobs", tmp_path, job, "demo") == promised(f"jobs.{job}")
 
 
 def test_delayed_tasks_start_in_order_of_their_time(tmp_path: Path) -> None:
