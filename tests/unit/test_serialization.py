@@ -147,7 +147,7 @@ rules_given = st.builds(
     ),
     st.none() | st.floats(0.001, 10**6),
     st.none() | st.datetimes(timezones=st.just(UTC)),
-    st.none() | st.floats(0, 10**6),  # given, or it would be drawn as any float: what is no number equals nothing
+    st.none() | st.floats(0, 10**6),  # given: drawn as any float it may be no number, which equals nothing
     carried=st.none() | st.dictionaries(st.text(), plain, min_size=1),
 )
 
