@@ -7,6 +7,7 @@ from typing import Any, overload
 
 from sitq.errors import ValidationError
 from sitq.handle import SyncTaskHandle, TaskHandle
+from sitq.parents import gathered
 from sitq.task import Call, call
 
 
@@ -67,8 +68,3 @@ def group[R](calls: Iterable[Call[R] | TaskHandle[R] | SyncTaskHandle[R]], /) ->
             )
     made: Call[list[R]] = call(gathered, members)
     return made
-
-
-async def gathered(values: list[Any]) -> list[Any]:
-    """What the task of a group runs."""
-    return values

@@ -26,12 +26,15 @@ from sitq import (
     Signed,
     Status,
     SyncTaskQueue,
+    TaskCancelledError,
     TaskQueue,
     TaskSerializationError,
     Versioned,
     Worker,
     call,
     current_task,
+    group,
+    result_of,
 )
 from sitq.backends.base import Backend
 from sitq.backends.sqlite import SQLiteBackend
@@ -88,7 +91,11 @@ class Trap:
         return leaves, ("sprung",)
 
 
-TASKS: list[Callable[..., Any]] = [tells, fails, gives_up, returns, leaves, prepared]
+def told(values: list[Any]) -> str:
+    return ", ".join(map(str, values))
+
+
+TASKS: list[Callable[..., Any]] = [tells, fails, gives_up, returns, leaves, prepared, told]
 
 
 def from_json() -> JSONSerializer:
@@ -169,6 +176,18 @@ async def test_a_failure_is_told_and_requeued(queue: TaskQueue) -> None:
         cancelled = await queue.get_result(await queue.enqueue(gives_up, SECRET), timeout=PATIENCE)
         assert (cancelled.status, cancelled.error) == (Status.CANCELLED, SECRET)
     assert [one.error.message for one in (await queue.get(handle)).attempts_log] == [SECRET, SECRET]
+
+
+async def test_values_and_failures_of_parents_arrive(queue: TaskQueue) -> None:
+    async with Worker(queue):
+        texts = await queue.enqueue(group([call(told, ["a", 1]), call(told, ["b"])]))
+        failed = await queue.enqueue(fails, SECRET)
+        beside = await queue.options(on_parent_failure="run").enqueue(told, [result_of(failed)])
+        after = await queue.enqueue(told, [result_of(failed)])
+        assert await texts.result(timeout=PATIENCE) == ["a, 1", "b"]
+        assert f"ValueError: {SECRET}" in await beside.result(timeout=PATIENCE)
+        with pytest.raises(TaskCancelledError, match=f"failed: ValueError: {SECRET}"):
+            await after.result(timeout=PATIENCE)
 
 
 async def test_what_is_debounced_runs_with_the_last_arguments(queue: TaskQueue) -> None:

@@ -187,11 +187,11 @@ def test_a_call_that_comes_twice_in_a_batch_is_two_tasks() -> None:
     assert made[0].id != made[1].id
 
 
-def test_options_are_for_the_outer_calls() -> None:
-    inner, outer = steps(call(work, call(work, 1)), queue="images", depends_on="a")
+def test_options_but_the_queue_are_for_the_outer_calls() -> None:
+    inner, outer = steps(call(work, call(work, 1)), queue="images", priority=3, depends_on="a")
 
-    assert (inner.options.queue, inner.edges) == (None, ())
-    assert (outer.options.queue, parents(outer)) == ("images", [inner.id, "a"])
+    assert (inner.options.given(), inner.edges) == ({"queue": "images"}, ())
+    assert (outer.options.priority, parents(outer)) == (3, [inner.id, "a"])
 
 
 def test_the_tasks_of_inner_calls_have_ids_by_that_of_the_outer_one() -> None:

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from sitq.checks import MAX_NAME_LENGTH, kind, label
 from sitq.errors import SitqError, TaskSerializationError, ValidationError
+from sitq.parents import gathered
 from sitq.task import check_callable, function_name
 
 BUILTIN_ERRORS: Final[Mapping[str, type[BaseException]]] = MappingProxyType(
@@ -62,7 +63,7 @@ class Names:
 
 def task_names(given: object) -> Names:
     """Return the table of functions. Raises `ValidationError` for one that cannot be a task, or a name with two."""
-    table: dict[str, Any] = {}
+    table: dict[str, Any] = {function_name(gathered): gathered}
     for name, func in _entries(given, "tasks", "functions"):
         try:
             check_callable(func)
