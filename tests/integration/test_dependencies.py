@@ -2,6 +2,8 @@
 
 import asyncio
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -330,6 +332,36 @@ async def test_a_value_that_is_gone_parks_the_task(backend: Backend) -> None:
         spy.after.clear()
         record = await queue.get(b)
         assert (record.status, record.attempt) == (Status.PENDING, 0)
+
+
+class Bracket:
+    """A context provider that tells when it is entered and left."""
+
+    name = "bracket"
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def capture(self) -> str:
+        return "open"
+
+    @contextmanager
+    def restore(self, data: Any) -> Iterator[None]:
+        self.told.append(data)
+        yield
+        self.told.append("closed")
+
+
+async def test_what_surrounds_a_task_without_its_values_is_left(backend: Backend) -> None:
+    bracket = Bracket()
+    async with TaskQueue(backend, context_providers=[bracket]) as queue:
+        parent = await queue.enqueue(add, 1)
+        child = await queue.enqueue(add, result_of(parent))
+        [taken] = (await backend.reserve("w", None, 1, timedelta(seconds=60))).tasks
+        await backend.mark_success(taken.held, b"not a value")
+        events = await drain(queue)
+        assert [event.task_id for event in events.of(TaskParked)] == [child]
+    assert bracket.told == ["open", "closed"]
 
 
 async def test_a_value_that_cannot_be_loaded_parks_the_task(queue: TaskQueue, backend: Backend) -> None:

@@ -323,6 +323,8 @@ class Executor:
             finally:
                 end_if_forked(self._pid)
         except InputsMissingError as error:
+            if restored is not None:
+                restored.leave(None)
             outcome = put_off(reserved, error.reason, self._now, unfinished=error.unfinished)
         except BaseException as error:
             if restored is not None:
