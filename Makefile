@@ -27,7 +27,7 @@ demo: run-env
 	@$(PY) -m examples.stdlib_index $(ARGS)
 
 test: test-env
-	@$(PY) -m pytest $(ARGS)
+	@$(PY) -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal $(ARGS)
 
 check: setup
 	$(PY) -m ruff check .

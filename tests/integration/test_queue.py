@@ -295,7 +295,7 @@ BAD_OPTIONS: list[dict[str, Any]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("given", BAD_OPTIONS, ids=repr)
+@pytest.mark.parametrize("given", BAD_OPTIONS, ids="-".join)
 async def test_a_bad_option_is_refused_where_it_is_given(queue: TaskQueue, given: dict[str, Any]) -> None:
     with pytest.raises(ValidationError) as caught:
         queue.options(**given)
@@ -311,7 +311,7 @@ BAD_QUERIES: list[dict[str, Any]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("given", BAD_QUERIES, ids=repr)
+@pytest.mark.parametrize("given", BAD_QUERIES, ids="-".join)
 async def test_a_bad_query_is_refused_by_name(queue: TaskQueue, given: dict[str, Any]) -> None:
     with pytest.raises(ValidationError) as caught:
         await queue.find(**given)
