@@ -53,7 +53,7 @@ from sitq.schedules import (
 )
 from sitq.serialization import Purpose, Serializer, make_codec
 from sitq.stream import Streamed, stream
-from sitq.task import Call, Task, check_arguments, check_callable, checked_call, has_parameter, made_call
+from sitq.task import Call, CallCheck, Task, checked_call, has_parameter, made_call
 from sitq.terms import NO_TERMS, terms
 from sitq.within import TransactionEnqueuer
 
@@ -125,6 +125,7 @@ class TaskQueue:
         self.max_payload: Final = max_payload
         self.codec: Final = make_codec(serializer, also_reads, max_payload)
         self._max_pending: Final = _max_pending(max_pending)
+        self._check = CallCheck()
         self.runners: Final = check_runners(runners)
         self.context_providers: Final = check_providers(context_providers)
         self.emitter: Final = Emitter()
@@ -332,8 +333,7 @@ class TaskQueue:
         carried: Mapping[str, Any] | None = None,
         schedule: str | None = None,
     ) -> NewTask:
-        check_callable(call.func)
-        check_arguments(call)
+        self._check(call)
         func: Any = call.func
         options = given.over(func.options) if isinstance(func, Task) else given
         name, queue = call.name, DEFAULT_QUEUE if options.queue is None else options.queue

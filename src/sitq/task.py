@@ -213,6 +213,27 @@ def function_name(func: Any) -> str:
 # -- Checks, on the way of every call --------------------------------------------------------------
 
 
+class CallCheck:
+    """`check_callable` and `check_arguments` for many calls in a row, which are mostly alike. Any thread may use it."""
+
+    def __init__(self) -> None:
+        self._last: tuple[Any, int] = (
+            None,
+            0,
+        )  # that was good; in one value, so that it is never half another one
+
+    def __call__(self, call: Call[Any]) -> None:
+        """Refuse a call that cannot be run. Raises `ValidationError`."""
+        func, args, kwargs = call
+        last, count = self._last
+        if func is last and len(args) == count and not kwargs:
+            return
+        check_callable(func)
+        check_arguments(call)
+        if type(func) is FunctionType and not kwargs:
+            self._last = func, len(args)
+
+
 def check_callable(func: Any) -> None:
     """Refuse what cannot be a task.
 

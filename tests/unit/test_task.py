@@ -25,6 +25,7 @@ from sitq.options import TaskOptions
 from sitq.retry import RetryPolicy
 from sitq.task import (
     Call,
+    CallCheck,
     Task,
     call,
     check_arguments,
@@ -252,6 +253,20 @@ def test_a_call() -> None:
     made = call(resize, "a", width=3)
     assert made == Call(resize, ("a",), {"width": 3})
     assert made.name == f"{HERE}.resize"
+
+
+def test_calls_in_a_row_are_each_checked() -> None:
+    check = CallCheck()
+    for _ in range(2):
+        check(Call(shrink.func, ("a.png", 2), {}))
+        check(Call(shrink.func, ("a.png",), {"width": 2}))
+        for bad in (
+            Call[Any](shrink.func, (), {}),
+            Call[Any](shrink.func, ("a.png", 2), {"depth": 1}),
+            Call[Any](3, ("a.png", 2), {}),
+        ):
+            with pytest.raises(ValidationError):
+                check(bad)
 
 
 def test_a_call_does_not_show_its_arguments() -> None:

@@ -45,7 +45,7 @@ from sitq.model import (
     TaskId,
 )
 from sitq.serialization import Codec, Purpose
-from sitq.task import Call, check_arguments, check_callable
+from sitq.task import Call, CallCheck
 from sitq.worker.completion import Completion
 from sitq.worker.fork import end_if_forked
 from sitq.worker.inputs import Input, InputsMissingError, with_inputs
@@ -136,6 +136,7 @@ class Executor:
         self._completion = completion
         self._complete = completion.begin
         self._codec = codec
+        self._check = CallCheck()
         self._now = clock.now
         self._emit = emit
         self._runs: dict[Held, Run] = {}
@@ -190,8 +191,7 @@ class Executor:
             if (outcome := expire(reserved, rules, self._now)) is not None:
                 self._end_unrun(reserved, outcome)
                 return None
-            check_callable(call.func)
-            check_arguments(call)
+            self._check(call)
             if rules.executor is not None:
                 self._check_executor(rules.executor)
             held = reserved.held
