@@ -101,7 +101,7 @@ def full() -> History:
         ended(history, f"x{number}", 90 + number, 20, tick=100.0 + number)
     ended(history, "e0", 100, 22, strict=True)
     ended(history, "e1", 101, 23, strict=False)
-    dead = Final("d", "cancelled", 0, 0, 3, False, meta={"strict": True}, parents=("q",), cancelled_by="q")
+    dead = Final("z", "cancelled", 0, 0, 3, False, meta={"strict": True}, parents=("q",), cancelled_by="q")
     kin = {"e0": ("r", "s"), "e1": ("e0", "q")}
     history.final = [one._replace(parents=kin.get(one.id, ())) for one in history.final] + [dead]
     return history
@@ -287,16 +287,16 @@ BROKEN: dict[str, tuple[Callable[[History], object], str]] = {
         final("e1", status="cancelled", result=None),
         "e1 was to run whatever became of its parents, and is cancelled",
     ),
-    "a child that nobody cancelled": (final("d", cancelled_by=None), "d is cancelled, and nobody did that"),
+    "a child that nobody cancelled": (final("z", cancelled_by=None), "z is cancelled, and nobody did that"),
     "a child that is cancelled for one that succeeded": (
-        final("d", cancelled_by="r"),
-        "d was cancelled because of r, which is success",
+        final("z", cancelled_by="r"),
+        "z was cancelled because of r, which is success",
     ),
     "a parent that is gone": (
         final("e1", parents=("gone",)),
         "e1 depends on ['gone'], of whom nothing is known",
     ),
-    "a child that waits for ever": (final("d", status="waiting"), "d is waiting at the end"),
+    "a child that waits for ever": (final("z", status="waiting"), "z is waiting at the end"),
     "a tick that never comes": (
         lambda history: ended(history, "x9", 99, 20, tick=104.0),
         "no tick came between 102.0 and 104.0",
