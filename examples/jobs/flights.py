@@ -156,9 +156,9 @@ def merge(parts: list[Summary]) -> Summary:
 
 
 async def enqueue(queue: TaskQueue, parts: Iterable[Part]) -> TaskHandle[Summary]:
-    """Store a task for each part and one that gathers them, all or none; then the one that merges what they find."""
-    found = await queue.options(queue=QUEUE).enqueue(group(call(measure, part) for part in parts))
-    return await queue.enqueue(merge, result_of(found))
+    """Store a task for each part, one that gathers what they find, and the one that merges it: all or none."""
+    found = group(call(measure, part) for part in parts)
+    return await queue.options(queue=QUEUE).enqueue(merge, result_of(found))
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
