@@ -257,6 +257,9 @@ def test_a_call() -> None:
 
 def test_calls_in_a_row_are_each_checked() -> None:
     check = CallCheck()
+    for nothing in (None, 3):
+        with pytest.raises(ValidationError):
+            check(Call[Any](nothing, (), {}))
     for _ in range(2):
         check(Call(shrink.func, ("a.png", 2), {}))
         check(Call(shrink.func, ("a.png",), {"width": 2}))
