@@ -217,10 +217,8 @@ class CallCheck:
     """`check_callable` and `check_arguments` for many calls in a row, which are mostly alike. Any thread may use it."""
 
     def __init__(self) -> None:
-        self._last: tuple[Any, int] = (
-            None,
-            0,
-        )  # that was good; in one value, so that it is never half another one
+        # The last good one, as one value, so that no thread sees half of another. Nothing has -1 arguments.
+        self._last: tuple[Any, int] = (None, -1)
 
     def __call__(self, call: Call[Any]) -> None:
         """Refuse a call that cannot be run. Raises `ValidationError`."""
