@@ -31,6 +31,7 @@ from sitq.backends.base import Backend
 from sitq.backends.memory import MemoryBackend
 from sitq.events import TaskEnqueued, TaskParked, TaskReleased
 from sitq.model import FINISHED, ReservedTask, TaskQuery, TaskRecord
+from sitq.worker import executor
 from tests.integration.support import PATIENCE, drain, spied_queue
 
 
@@ -415,15 +416,20 @@ async def test_a_task_that_waits_for_its_values_can_be_cancelled(backend: Backen
             assert await b.cancel(PATIENCE) is Status.CANCELLED
 
 
-async def test_the_time_limit_begins_with_the_function(backend: Backend) -> None:
+async def test_the_time_limit_begins_with_the_function(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late: list[Any] = []
+    monkeypatch.setattr(executor.Executor, "_time_is_up", lambda _, run: late.append(run))
     queue, spy = spied_queue(backend)
     async with queue:
         a = await queue.enqueue(add, 1)
-        b = await queue.options(timeout=0.05).enqueue(double, result_of(a))
+        b = await queue.options(timeout=0.001).enqueue(double, result_of(a))
         await drain(queue, max_tasks=1)
 
         async def slowly(_: TaskQuery) -> None:
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(0.02)
+            assert late == []
 
         spy.before["find"] = slowly
         await drain(queue)

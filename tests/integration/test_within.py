@@ -452,7 +452,7 @@ async def goes_on(path: str) -> None:
 
 async def test_a_run_goes_on_after_its_commit(ready: TaskQueue, path: Path) -> None:
     """Its lease cannot be renewed any more, but it has not lost it."""
-    worker = Worker(ready, lease=0.1)
+    worker = Worker(ready)
     events = recorded(worker)
     async with worker:
         handle = await ready.enqueue(goes_on, str(path))
