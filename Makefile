@@ -1,7 +1,7 @@
 # Needs a POSIX sh, make and Python >= 3.13 (or uv). Each target sets up .venv as far as it needs it.
 PY := .venv/bin/python
 
-.PHONY: help setup run-env test-env demo test check format docs spec bench torture pin clean
+.PHONY: help setup run-env test-env demo test check format docs spec bench lab pin clean
 
 help:
 	@echo "make demo      index the standard library with a queue and a worker"
@@ -11,7 +11,7 @@ help:
 	@echo "make docs      build the documentation into site/; a warning is an error"
 	@echo "make spec      validate openspec/"
 	@echo "make bench     benchmarks"
-	@echo "make torture   5,000 workers killed while they work; ARGS='--kills N' for fewer"
+	@echo "make lab       the laboratory: long runs that look for broken promises; ARGS='kill --count 500'"
 	@echo "make pin       write requirements/*.txt anew"
 
 setup:
@@ -49,8 +49,8 @@ spec: setup
 bench: run-env
 	@$(PY) -m benchmarks $(ARGS)
 
-torture: test-env
-	@$(PY) -m tests.torture $(or $(ARGS),--kills 5000)
+lab: test-env
+	@$(PY) -m tests.lab $(or $(ARGS),--help)
 
 pin: setup
 	@sh scripts/pin.sh

@@ -1,46 +1,14 @@
-"""The conformance suite: what every backend must do, one file a verb. A new backend is one line in `BACKENDS`."""
+"""The conformance suite: what every backend must do, one file a verb. The backends are those of `tests.stores`."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
 from sitq.backends.base import Backend
-from sitq.backends.memory import MemoryBackend
-from sitq.backends.sqlite import SQLiteBackend
-from sitq.clock import Clock
-from tests.support import PATIENCE, FakeClock
-
-
-class Store(NamedTuple):
-    """A kind of backend.
-
-    Attributes:
-        make: A backend object on the store that lives in this folder.
-        shared: Several objects work on one store, and it outlives all of them.
-        survives_close: The tasks are still there when the same object is opened again.
-    """
-
-    name: str
-    make: Callable[[Path, Clock], Backend]
-    shared: bool = True
-    survives_close: bool = True
-
-
-BACKENDS = [
-    Store("memory", lambda folder, clock: MemoryBackend(clock=clock), shared=False),
-    Store(
-        "sqlite", lambda folder, clock: SQLiteBackend(folder / "tasks.db", clock=clock, busy_timeout=PATIENCE)
-    ),
-    Store(
-        "sqlite-in-memory",
-        lambda folder, clock: SQLiteBackend(":memory:", clock=clock),
-        shared=False,
-        survives_close=False,
-    ),
-]
+from tests.stores import BACKENDS, Store
+from tests.support import FakeClock
 
 CLIENTS = 4
 

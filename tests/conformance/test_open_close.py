@@ -24,7 +24,8 @@ from sitq.model import (
     Until,
     WorkerInfo,
 )
-from tests.conformance.conftest import CLIENTS, Store, only
+from tests.conformance.conftest import CLIENTS, only
+from tests.stores import Store
 from tests.support import (
     HOUR,
     LEASE,

@@ -1,12 +1,17 @@
-"""The judge of a torture run: a history and the final state go in, broken promises come out. It knows no database."""
+"""The judge of a run: a history and the final state go in, broken promises come out. It knows no database."""
 
 from collections import Counter
 from collections.abc import Iterable
 
-from tests.torture.entries import History, Ran, by_id, reservations
-from tests.torture.kin import dependencies_hold
-from tests.torture.spans import ENDS, limits_hold
-from tests.torture.tries import attempts_are_bounded, requeued_run_again, ticks_come_once, tries_are_counted
+from tests.lab.history.entries import History, Ran, by_id, reservations
+from tests.lab.history.kin import dependencies_hold
+from tests.lab.history.spans import ENDS, limits_hold
+from tests.lab.history.tries import (
+    attempts_are_bounded,
+    requeued_run_again,
+    ticks_come_once,
+    tries_are_counted,
+)
 
 FINISHED = frozenset({"success", "failed", "cancelled"})
 PLANNED = "Planned"

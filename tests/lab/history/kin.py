@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
-from tests.torture.entries import Final, History, Reserved, by_id
+from tests.lab.history.entries import Final, History, Reserved, by_id
 
 ENDED_WITHOUT = frozenset({"failed", "cancelled"})
 

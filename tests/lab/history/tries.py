@@ -3,8 +3,8 @@
 import itertools
 from collections.abc import Iterator
 
-from tests.torture.entries import History, Reserved, Sent, by_id, is_new_run, reservations
-from tests.torture.spans import TOLERANCE
+from tests.lab.history.entries import History, Reserved, Sent, by_id, is_new_run, reservations
+from tests.lab.history.spans import TOLERANCE
 
 
 def tries_are_counted(history: History) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Random histories, compared after each step with a model that is dicts and loops (`tests/model/model.py`).
+"""Random histories, compared after each step with a model that is dicts and loops (`tests/lab/model/model.py`).
 
 `SITQ_MODEL_STEPS` sets how many steps each backend takes; a longer run than the default draws new histories each time.
 """
@@ -43,10 +43,10 @@ from sitq.model import (
     WorkerInfo,
     WorkerRecord,
 )
-from tests.conformance.conftest import BACKENDS, Store
-from tests.model import draws
-from tests.model.draws import Drawn
-from tests.model.model import Model, Row, essence
+from tests.lab.model import draws
+from tests.lab.model.draws import Drawn
+from tests.lab.model.model import Model, Row, essence
+from tests.stores import BACKENDS, Store
 from tests.support import FakeClock, everything
 
 SHORT_STEPS = 2_000

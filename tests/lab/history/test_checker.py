@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.torture.checker import check
-from tests.torture.entries import (
+from tests.lab.history.checker import check
+from tests.lab.history.entries import (
     Final,
     History,
     Noted,
@@ -22,7 +22,7 @@ from tests.torture.entries import (
     Stored,
     Wanted,
 )
-from tests.torture.history import Journal, whole_lines
+from tests.lab.history.journal import Journal, whole_lines
 
 
 def good() -> History:

@@ -1,4 +1,4 @@
-"""What is known of a torture run: entries of the journals, and how the tasks stand at the end.
+"""What is known of a run: entries of the journals, and how the tasks stand at the end.
 
 Times are seconds of the monotonic clock, which all processes of a machine share. `asked` was read before a call and
 `answered` after it: what the call did was done in between.

@@ -1,4 +1,4 @@
-"""The journals of a torture run: lines in files that are only appended to.
+"""The journals of a run: lines in files that are only appended to.
 
 A process that is killed inside a write may leave a torn line (seen on a busy machine: one that crosses a page is cut
 there). So each write begins on a line of its own, and what a torn line would have said counts as not having been said.
@@ -21,7 +21,7 @@ from sitq.failure import decode_error
 from sitq.model import Enqueued, NewTask, NoteKind, Outcome, Released, Retried, TaskQuery, TaskRecord
 from sitq.progress import decode_line
 from sitq.serialization import decode_value
-from tests.torture.entries import (
+from tests.lab.history.entries import (
     KINDS,
     Final,
     History,

@@ -1,4 +1,4 @@
-"""The processes of a torture run: workers, producers, a steward, and those who finish the work at the end."""
+"""The processes of a run of the kill harness: workers, producers, a steward, and those who finish the work."""
 
 import asyncio
 import os
@@ -14,8 +14,8 @@ from sitq import RetryPolicy, SitqError, Snooze, Status, TaskQueue, Worker, call
 from sitq.backends.sqlite import SQLiteBackend
 from sitq.errors import ScheduleNotFoundError
 from sitq.rates import RateLimit
-from tests.torture.entries import Ran, Seen
-from tests.torture.history import Journal, Journalled
+from tests.lab.history.entries import Ran, Seen
+from tests.lab.history.journal import Journal, Journalled
 
 LEASE = 0.3
 BACKLOG = 40  # small: what lost its lease is to be taken over before its first worker wakes up

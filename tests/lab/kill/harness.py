@@ -1,12 +1,10 @@
-"""Kill workers at random moments and check that nothing is lost: `python -m tests.torture --kills 2000`."""
+"""Kill workers at random moments and check that nothing is lost: `python -m tests.lab kill`."""
 
-import argparse
 import asyncio
 import os
 import random
 import shutil
 import signal
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Coroutine
@@ -15,9 +13,11 @@ from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 
-from tests.torture import crew
-from tests.torture.checker import check
-from tests.torture.history import collect
+from tests.lab.experiment import Batch, Experiment, Progress
+from tests.lab.history.checker import check
+from tests.lab.history.entries import History
+from tests.lab.history.journal import collect
+from tests.lab.kill import crew
 
 WORKERS = 3
 PRODUCERS = 2
@@ -95,6 +95,13 @@ class Harness:
             self._rng.choice(children).kill()
         return bool(children)
 
+    def done(self) -> dict[str, int]:
+        return {
+            "pauses beyond the lease": self.pauses,
+            "producers killed": self.producer_kills,
+            "child processes killed": self.child_kills,
+        }
+
     def finish(self) -> None:
         """End everybody, then let healthy workers do what is left."""
         for pid in self._paused:
@@ -132,61 +139,46 @@ def end(pid: int) -> None:
         raise SystemExit(f"a process ended by itself, with {code}")
 
 
-def torture(folder: Path, *, kills: int, seconds: float | None, seed: int) -> int:
+def kill(seed: int, count: int, progress: Progress) -> Batch:
+    """Let real processes work, kill so many, and hear the judge. A folder with the journal stays if he finds fault."""
+    folder = Path(tempfile.mkdtemp(prefix="sitq-kill-"))
     (folder / crew.PROCESSES).mkdir()
     harness = Harness(folder, seed)
-    began = time.monotonic()
     harness.start()
-    while harness.kills < kills and (seconds is None or time.monotonic() - began < seconds):
+    while harness.kills < count:
         harness.strike()
-        progress(harness.kills, kills, began)
+        progress(harness.kills)
     harness.finish()
     history = collect(folder / "tasks.db", folder)
-    problems = check(history)
-    print(
-        f"{harness.kills} kills, {harness.pauses} pauses beyond the lease, {harness.producer_kills} producers killed, "
-        f"{harness.child_kills} child processes killed, "
-        f"{len(history.acknowledged)} tasks acknowledged, {len(history.ran)} runs, "
-        f"{sum(not entry.accepted for entry in history.reported)} stale outcomes refused, "
-        f"{sum(task.status == 'failed' for task in history.final)} given up, {len(history.requeued)} requeued, "
-        f"{sum(one.kind == 'Retried' for one in history.sent)} retries, "
-        f"{sum(one.kind == 'Crashed' for one in history.sent)} crashes told, {len(history.noted)} lines, "
-        f"{sum('tick' in task.meta for task in history.final)} ticks, "
-        f"{sum(bool(task.parents) and task.status == 'success' for task in history.final)} followed, "
-        f"{sum(task.cancelled_by is not None for task in history.final)} cancelled with others, "
-        f"integrity {history.integrity}, {time.monotonic() - began:.0f} s"
-    )
-    for problem in problems[:50]:
-        print("BROKEN:", problem)
-    return len(problems)
-
-
-def progress(done: int, of: int, began: float) -> None:
-    if sys.stderr.isatty():
-        bar = "#" * (40 * done // of)
-        print(
-            f"\r[{bar:40}] {done}/{of} {time.monotonic() - began:.0f} s", end="", file=sys.stderr, flush=True
-        )
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.torture", description=__doc__)
-    parser.add_argument("--kills", type=int, default=2000, help="how many workers to kill")
-    parser.add_argument("--seconds", type=float, help="stop after so many seconds")
-    parser.add_argument("--seed", type=int, default=None, help="repeat the choices of another run")
-    parser.add_argument("--keep", action="store_true", help="keep the database and the journal")
-    options = parser.parse_args()
-    seed = random.SystemRandom().randrange(2**32) if options.seed is None else options.seed
-    folder = Path(tempfile.mkdtemp(prefix="sitq-torture-"))
-    broken = torture(folder, kills=options.kills, seconds=options.seconds, seed=seed)
+    broken = check(history)
     if broken:
-        print(
-            f"{broken} promises broken. The journal is in {folder}. Again: --kills {options.kills} --seed {seed}"
-        )
-    elif not options.keep:
+        broken.append(f"the journal is in {folder}")
+    else:
         shutil.rmtree(folder)
-    raise SystemExit(1 if broken else 0)
+    return Batch(harness.kills, broken, harness.done() | figures(history))
 
 
-if __name__ == "__main__":
-    main()
+def figures(history: History) -> dict[str, int]:
+    """What the run met. A run that met little proves little."""
+    return {
+        "acknowledged": len(history.acknowledged),
+        "runs": len(history.ran),
+        "stale outcomes refused": sum(not entry.accepted for entry in history.reported),
+        "given up": sum(task.status == "failed" for task in history.final),
+        "requeued": len(history.requeued),
+        "retries": sum(one.kind == "Retried" for one in history.sent),
+        "crashes told": sum(one.kind == "Crashed" for one in history.sent),
+        "lines": len(history.noted),
+        "ticks": sum("tick" in task.meta for task in history.final),
+        "followed": sum(bool(task.parents) and task.status == "success" for task in history.final),
+        "cancelled with others": sum(task.cancelled_by is not None for task in history.final),
+    }
+
+
+KILL = Experiment(
+    "kill",
+    "kills",
+    "SIGKILL and SIGSTOP for workers, producers and child processes at random moments",
+    5000,
+    kill,
+)

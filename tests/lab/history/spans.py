@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from tests.torture.entries import Final, History, Reserved, by_id, is_new_run, reservations
+from tests.lab.history.entries import Final, History, Reserved, by_id, is_new_run, reservations
 
 ENDS = frozenset({"Succeeded", "Failed", "Cancelled"})
 TOLERANCE = 0.01  # the storage reads the other clock, which may be slewed
