@@ -180,7 +180,7 @@ class ReservedTask(NamedTuple):
 
     @property
     def held(self) -> Held:
-        return Held(self.id, self.fence)
+        return tuple.__new__(Held, self[:2])  # a quarter of the time, once a task
 
 
 class Reserved(NamedTuple):

@@ -229,14 +229,15 @@ class TaskQueue:
                 "the time to start: "
                 "use queue.options(...).enqueue(func, ...), where every argument belongs to the function"
             )
-        made: Call[Any] = Call(func, args, kwargs)
+        made: Call[Any] = tuple.__new__(Call, (func, args, kwargs))
         options = _NO_OPTIONS if eta is None else TaskOptions(eta=eta)
         if is_linked(made):
             return (await self._enqueue([made], options))[0]
         carried = capture(self.context_providers) if self.context_providers else None
         task = self._new_task(made, options, carried=carried)
         backend = self.backend if self._open else await self._ready()
-        [stored] = await backend.enqueue([task], max_pending=self._bounds([task]))
+        bounds = None if self._max_pending is None else self._bounds([task])
+        [stored] = await backend.enqueue([task], max_pending=bounds)
         if stored.created and self.emitter.wants(TaskEnqueued):
             self.emitter(TaskEnqueued(task.id, task.name, task.queue))
         return TaskHandle(stored.id, self)
@@ -333,10 +334,10 @@ class TaskQueue:
         carried: Mapping[str, Any] | None = None,
         schedule: str | None = None,
     ) -> NewTask:
-        self._check(call)
+        name = self._check(call)
         func: Any = call.func
         options = given.over(func.options) if isinstance(func, Task) else given
-        name, queue = call.name, DEFAULT_QUEUE if options.queue is None else options.queue
+        queue = DEFAULT_QUEUE if options.queue is None else options.queue
         known = NO_TERMS
         if options is not _NO_OPTIONS:
             known = terms(options, name=name, queue=queue, now=datetime.now(UTC))
@@ -354,7 +355,7 @@ class TaskQueue:
             payload = self.codec.encode_call(call, options.context, rules, whose)
         else:
             payload = self.codec.encode_call(call, options.context, rules, schedule, Purpose.SCHEDULE)
-        return NewTask(
+        fields = (
             task_id,
             name,
             payload,
@@ -369,6 +370,7 @@ class TaskQueue:
             known.rate,
             edges,
         )
+        return tuple.__new__(NewTask, fields)
 
     # -- Looking at them ---------------------------------------------------------------------------
 

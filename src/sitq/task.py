@@ -218,18 +218,20 @@ class CallCheck:
 
     def __init__(self) -> None:
         # The last good one, as one value, so that no thread sees half of another. Nothing has -1 arguments.
-        self._last: tuple[Any, int] = (None, -1)
+        self._last: tuple[Any, int, str] = (None, -1, "")
 
-    def __call__(self, call: Call[Any]) -> None:
-        """Refuse a call that cannot be run. Raises `ValidationError`."""
+    def __call__(self, call: Call[Any]) -> str:
+        """Refuse a call that cannot be run, and return the name of one that can. Raises `ValidationError`."""
         func, args, kwargs = call
-        last, count = self._last
+        last, count, name = self._last
         if func is last and len(args) == count and not kwargs:
-            return
+            return name
         check_callable(func)
         check_arguments(call)
+        name = function_name(func)
         if type(func) is FunctionType and not kwargs:
-            self._last = func, len(args)
+            self._last = func, len(args), name
+        return name
 
 
 def check_callable(func: Any) -> None:

@@ -50,7 +50,9 @@ def a_run(
 ) -> Run:
     task = reserved(attempt=attempt)
     rules = rules or RunRules(STEADY)
-    return Run(task, task.held, rules, 0.0, lambda note: None, Emitter(), CODEC, stop=stop, noticed=noticed)
+    run = Run(task, task.held, rules, 0.0, lambda note: None, Emitter(), CODEC)
+    run.stop, run.noticed = stop, noticed
+    return run
 
 
 def while_cancelled(make: Callable[[], BaseException]) -> BaseException:

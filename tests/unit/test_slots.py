@@ -5,9 +5,10 @@ import pytest
 from sitq.worker.slots import Slots
 
 
-def slots(size: int = 3) -> tuple[Slots, list[int]]:
+def slots(size: int = 3, *, awaited: bool = True) -> tuple[Slots, list[int]]:
     """Slots, and how many were free each time somebody was told."""
     made = Slots(size)
+    made.awaited = awaited
     told: list[int] = []
     made.on_free = lambda: told.append(made.free)
     return made, told
@@ -23,6 +24,15 @@ def test_taking_and_giving_back() -> None:
     made.give_back(2)
     assert (made.free, made.unused) == (3, True)
     assert told == [1, 3]
+
+
+def test_who_does_not_wait_for_a_slot_is_told_when_all_are_free() -> None:
+    made, told = slots(3, awaited=False)
+    made.take(3)
+    made.give_back(2)
+    assert told == []
+    made.give_back()
+    assert told == [3]
 
 
 def test_putting_back_tells_nobody() -> None:

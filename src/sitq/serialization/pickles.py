@@ -13,7 +13,7 @@ without complaint, and the worker could not load them: so the pickler looks at e
 
 import pickle
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from io import BytesIO
@@ -71,15 +71,18 @@ def encode_call(
     try:
         named = type(func) is FunctionType and importable(func)
         target = f"{func.__module__}\n{func.__qualname__}" if named else func
-        if rules != NO_RULES:
+        if rules is not NO_RULES and rules != NO_RULES:
             # As a plain tuple: it can grow, and without these two there is nothing in it for the pickler to look at.
             plain = not context and rules.retry is None and rules.carried is None
             flat = named and plain and _is_flat(args, kwargs)
             data, _ = _encode((target, args, kwargs, context or {}, tuple(rules)), flat)
         elif context:
             data, _ = _encode((target, args, kwargs, context))
+        elif named and _is_flat(args, kwargs):
+            body = pickle.dumps((target, args, kwargs), _PROTOCOL)
+            data = _BY_REFERENCE + crc32(body).to_bytes(4) + body
         else:
-            data, _ = _encode((target, args, kwargs), named and _is_flat(args, kwargs))
+            data, _ = _encode((target, args, kwargs))
     except KeyboardInterrupt:
         raise  # of the caller, who waits for this
     except BaseException as error:
@@ -103,10 +106,21 @@ def decode_call(data: bytes) -> Loaded:
     Raises:
         TaskSerializationError: Not written by sitq, damaged, by another Python, or its code cannot be loaded here.
     """
-    loaded: Loaded | None = _decode(data, "call", load=_load_call)
-    if loaded is None:
-        raise TaskSerializationError("these bytes are a result, not a call")
-    return loaded
+    body = _body(data, "call")
+    try:
+        parts = pickle.loads(body)
+        if type(parts) is tuple and 3 <= (count := len(parts)) <= 5:
+            if type(parts[0]) is str:
+                parts = (_function(parts[0]), *parts[1:])
+            if count == 3:
+                return tuple.__new__(Call, parts), {}, NO_RULES
+            if count == 4:
+                return tuple.__new__(Call, parts[:3]), parts[3], NO_RULES
+            if type(parts[4]) is tuple:
+                return tuple.__new__(Call, parts[:3]), parts[3], _rules(parts[4])
+    except BaseException as error:
+        raise _unloadable("call", error) from error
+    raise TaskSerializationError("these bytes are a result, not a call")
 
 
 # -- Values ----------------------------------------------------------------------------------------
@@ -121,10 +135,14 @@ def encode_value(value: Any, *, max_payload: int) -> bytes:
     """
     fault = "pickled"
     try:
-        data, plain = _encode(value, type(value) in _SCALARS)
-        if not plain and len(data) <= max_payload:
-            fault = "loaded again"
-            pickle.loads(memoryview(data)[_BODY:])
+        if type(value) in _SCALARS:  # most of them
+            body = pickle.dumps(value, _PROTOCOL)
+            data = _BY_REFERENCE + crc32(body).to_bytes(4) + body
+        else:
+            data, plain = _encode(value)
+            if not plain and len(data) <= max_payload:
+                fault = "loaded again"
+                pickle.loads(memoryview(data)[_BODY:])
     except BaseException as error:
         raise TaskSerializationError(
             f"the result ({type_name(value)}) cannot be {fault}: {reason(error)}. Return plain data"
@@ -148,7 +166,13 @@ def decode_value(data: bytes) -> Any:
     Raises:
         TaskSerializationError: Not written by sitq, damaged, by another Python, or its classes cannot be loaded here.
     """
-    return _decode(data, "result", interrupt=KeyboardInterrupt)
+    body = _body(data, "result")
+    try:
+        return pickle.loads(body)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        raise _unloadable("result", error) from error
 
 
 # -- The serializer --------------------------------------------------------------------------------
@@ -290,21 +314,6 @@ def _seal(header: bytes, body: bytes) -> bytes:
     return header + crc32(body).to_bytes(4) + body
 
 
-def _load_call(body: bytes) -> Loaded | None:
-    parts = pickle.loads(body)
-    if type(parts) is not tuple or not 3 <= len(parts) <= 5:
-        return None
-    if len(parts) == 5 and type(parts[4]) is not tuple:
-        return None
-    func, args, kwargs = parts[:3]
-    if type(func) is str:
-        func = _function(func)
-    call: Call[Any] = Call(func, args, kwargs)
-    if len(parts) == 3:
-        return call, {}, NO_RULES
-    return call, parts[3], _rules(parts[4]) if len(parts) == 5 else NO_RULES
-
-
 def _rules(fields: tuple[Any, ...]) -> RunRules:
     known = len(RunRules._fields)
     if any(each is not None for each in fields[known:]):
@@ -326,28 +335,23 @@ def _function(path: str) -> Any:
     return pickle.loads(b"\x80\x05c%b\n." % path.encode())
 
 
-def _decode(
-    data: bytes,
-    what: str,
-    *,
-    load: Callable[[bytes], Any] = pickle.loads,
-    interrupt: type[BaseException] | tuple[()] = (),
-) -> Any:
-    """Return what was encoded. Every exception but `interrupt` becomes a `TaskSerializationError`."""
+def _body(data: bytes, what: str) -> bytes:
+    """Return the pickle in an envelope. Raises `TaskSerializationError` if it is not to be loaded here."""
     if data[:_HEADER] != _BY_REFERENCE:
         _check_header(data[:_HEADER], data, what)
     body = data[_BODY:]
     if crc32(body).to_bytes(4) != data[_HEADER:_BODY]:
         raise TaskSerializationError(f"the bytes of this {what} are damaged: their checksum is wrong")
-    try:
-        return load(body)
-    except interrupt:
-        raise
-    except BaseException as error:
-        hint = ""
-        if isinstance(error, ImportError | AttributeError):
-            hint = ". This process must be able to import what the sender could: compare their code and PYTHONPATH"
-        raise TaskSerializationError(f"the {what} cannot be loaded: {reason(error)}{hint}") from error
+    return body
+
+
+def _unloadable(what: str, error: BaseException) -> TaskSerializationError:
+    hint = ""
+    if isinstance(error, ImportError | AttributeError):
+        hint = (
+            ". This process must be able to import what the sender could: compare their code and PYTHONPATH"
+        )
+    return TaskSerializationError(f"the {what} cannot be loaded: {reason(error)}{hint}")
 
 
 def _check_header(header: bytes, data: bytes, what: str) -> None:

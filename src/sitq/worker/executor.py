@@ -139,9 +139,11 @@ class Executor:
         self._check = CallCheck()
         self._now = clock.now
         self._emit = emit
+        self._tells_starts = True
         self._runs: dict[Held, Run] = {}
         self._loading: tuple[list[ReservedTask], float] = ([], 0.0)
         self._fewer = asyncio.Event()
+        self._draining = False  # somebody waits for `_fewer`
         # Of runs that have ended: what every asyncio task that they created has inherited in its context. Nothing else
         # of them, since there are many.
         self._ended: list[CurrentTask] = []
@@ -165,13 +167,14 @@ class Executor:
         so the leases of all of them are renewed from now on.
         """
         self._loading = tasks, time.monotonic()
+        self._tells_starts = self._emit.wants(TaskStarted)
         for task in self._put_off(tasks):
             self.start(task)
         self._loading = [], 0.0
 
     def _put_off(self, tasks: list[ReservedTask]) -> list[ReservedTask]:
         """Give back those on their last chance but one, and return the others."""
-        suspects = [task for task in tasks if on_last_chance(task)]
+        suspects = [task for task in tasks if task.crashes and on_last_chance(task)]
         if not suspects:
             return tasks
         if not any(on_last_chance(run.reserved) for run in self._runs.values()):
@@ -182,13 +185,13 @@ class Executor:
 
     def start(self, reserved: ReservedTask) -> asyncio.Task[None] | None:
         """Begin an attempt; the caller has taken a slot for it. None if the task is judged without being run."""
-        outcome = refuse(reserved)
-        if outcome is not None:
+        # Questions that the usual task answers by a look at a field are not asked of it: here and below.
+        if (reserved.crashes or reserved.cancel_requested) and (outcome := refuse(reserved)) is not None:
             self._end_unrun(reserved, outcome)
             return None
         try:
             call, context, rules = self._codec.decode_call(reserved.payload, reserved.id)
-            if (outcome := expire(reserved, rules, self._now)) is not None:
+            if rules.expires_at is not None and (outcome := expire(reserved, rules, self._now)) is not None:
                 self._end_unrun(reserved, outcome)
                 return None
             self._check(call)
@@ -218,7 +221,7 @@ class Executor:
         )
         if not task.done():
             run.task = task
-            if run.timer is None and not (run.waits or reserved.parents or on_last_chance(reserved)):
+            if run.timer is None and not (run.waits or _has_to_wait(reserved)):
                 self._start_timer(run, rules.limit - run.duration)
         return task
 
@@ -269,6 +272,7 @@ class Executor:
         Args:
             to_the_last: Wait for what does not count any more, too.
         """
+        self._draining = True
         try:
             async with asyncio.timeout(timeout):
                 while any(to_the_last or not run.reported for run in self._runs.values()):
@@ -296,8 +300,11 @@ class Executor:
 
     def _end_run(self, run: Run, outcome: Outcome) -> None:
         run.reported = True
-        self._fewer.set()
-        self._report(self._sealed(outcome), self._outbox.take(run.held))
+        if self._draining:
+            self._fewer.set()
+        if self._codec.seals:
+            outcome = self._sealed(outcome)
+        self._report(outcome, self._outbox.take(run.held))
         self._announce_end(run.reserved, outcome, run)
 
     def _sealed(self, outcome: Outcome) -> Outcome:
@@ -313,15 +320,16 @@ class Executor:
     ) -> None:
         # No await outside the `try`: whatever is thrown into this coroutine is judged.
         reserved = run.reserved
-        if self._emit.wants(TaskStarted):
+        if self._tells_starts:
             self._emit(TaskStarted(*self._about(reserved)))
         try:
-            if reserved.parents or on_last_chance(reserved):
+            if (reserved.parents or reserved.crashes) and _has_to_wait(reserved):
                 call = await self._prepare(run, call)
             try:
                 value = await self._run_call(call, run)
             finally:
-                end_if_forked(self._pid)
+                if os.getpid() != self._pid:
+                    end_if_forked(self._pid)
         except InputsMissingError as error:
             if restored is not None:
                 restored.leave(None)
@@ -345,9 +353,13 @@ class Executor:
             self._end_run(run, outcome)
         run.task = None  # or run, task and context would hold each other until the garbage collector comes
         del self._runs[run.held]
-        self._fewer.set()
+        if self._draining:
+            self._fewer.set()
         self._slots.give_back()
-        self._look_for_leftovers(current)
+        # Looking through all asyncio tasks costs more than a small task does, so one look serves many of them.
+        self._ended.append(current)
+        if self._sweep is None:
+            self._sweep = asyncio.get_running_loop().call_later(_SWEEP_AFTER, self.cancel_leftovers)
 
     async def _prepare(self, run: Run, call: Call[Any]) -> Call[Any]:
         """What has to be done before a task may run. Its time begins after that."""
@@ -382,12 +394,6 @@ class Executor:
 
     # -- What a task leaves behind -----------------------------------------------------------------
 
-    def _look_for_leftovers(self, current: CurrentTask) -> None:
-        # Looking through all asyncio tasks costs more than a small task does, so one look serves many of them.
-        self._ended.append(current)
-        if self._sweep is None:
-            self._sweep = asyncio.get_running_loop().call_later(_SWEEP_AFTER, self.cancel_leftovers)
-
     def cancel_leftovers(self) -> None:
         """Cancel asyncio tasks that ended runs have left running, and say so."""
         if self._sweep is not None:
@@ -405,3 +411,8 @@ class Executor:
                 task.cancel()
         for current, count in left.values():
             self._emit(BackgroundTasksLeft(current.id, current.name, self._worker, count))
+
+
+def _has_to_wait(reserved: ReservedTask) -> bool:
+    """Whether something has to be done before it may run, see `_prepare`."""
+    return bool(reserved.parents) or on_last_chance(reserved)

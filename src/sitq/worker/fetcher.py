@@ -63,7 +63,6 @@ class Fetcher:
         self._shares = None if config.weights is None else Shares(config.weights)
         self._left = config.max_tasks
         self._signal: Signal | None = None
-        self._full = False
         self._overdue_pause = 0.0
         self._stopping = asyncio.Event()
 
@@ -74,7 +73,7 @@ class Fetcher:
 
     def slot_freed(self) -> None:
         """Look again, if it was a slot that was missing, or if this may have been the last task."""
-        if self._full or (self._idle is not None and self._slots.unused):
+        if self._slots.awaited or self._idle is not None:
             self._wake()
 
     def settled(self) -> None:
@@ -108,8 +107,8 @@ class Fetcher:
     async def _fetch(self) -> float:
         """Reserve what can start and start it. Returns the most seconds to wait before looking again."""
         limit = self._limit()
-        self._full = limit == 0
-        if self._full:
+        self._slots.awaited = limit == 0
+        if limit == 0:
             return self._config.poll_interval
         # Before the look: what comes back meanwhile is seen by the next one only.
         quiet = self._slots.unused and not self._unsettled()

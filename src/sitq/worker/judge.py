@@ -92,7 +92,9 @@ def judge_value(run: Run, value: Any, now: Now) -> Outcome:
     if run.completed is not None:
         return Succeeded(run.held, run.completed)
     try:
-        return Succeeded(run.held, run.codec.encode_value(value, run.held.id, Purpose.RESULT))
+        held = run.held
+        result = run.codec.encode_value(value, held.id, Purpose.RESULT)
+        return tuple.__new__(Succeeded, (held, result))
     except SitqError as error:
         # Not retried, whatever the policy: the function has done its work, and would do it again to the same end.
         return _failed(run, encode_error(error))

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
 from types import MappingProxyType
@@ -29,7 +29,7 @@ class Stop(Enum):
     LOST = "the lease is lost"
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(eq=False)
 class Run:
     """One attempt at one task, and its channel between task and worker.
 
@@ -57,16 +57,17 @@ class Run:
     post: Callable[[NewNote], None]
     emit: Emitter
     codec: Codec
-    task: asyncio.Task[None] | None = None
-    timer: asyncio.TimerHandle | None = None
-    stop: Stop | None = None
-    noticed: bool = False
-    reported: bool = False
-    waits: bool = False
-    inputs: Mapping[int, Input] = MappingProxyType({})
-    complete: Complete | None = None
-    completed: bytes | None = None
-    said: Sequence[NewNote] = ()
+    # Of the class until they are set, which most of them never are: one of these is made for each attempt.
+    task: asyncio.Task[None] | None = field(default=None, init=False)
+    timer: asyncio.TimerHandle | None = field(default=None, init=False)
+    stop: Stop | None = field(default=None, init=False)
+    noticed: bool = field(default=False, init=False)
+    reported: bool = field(default=False, init=False)
+    waits: bool = field(default=False, init=False)
+    inputs: Mapping[int, Input] = field(default=MappingProxyType({}), init=False)
+    complete: Complete | None = field(default=None, init=False)
+    completed: bytes | None = field(default=None, init=False)
+    said: Sequence[NewNote] = field(default=(), init=False)
 
     @property
     def duration(self) -> float:
@@ -109,15 +110,18 @@ class Run:
 def current_of(run: Run, context: Mapping[str, Any]) -> CurrentTask:
     """What the task sees of its run."""
     reserved = run.reserved
-    return CurrentTask(
-        reserved.id,
-        reserved.name,
-        reserved.queue,
-        reserved.attempt,
-        reserved.crashes,
-        reserved.metadata or {},
-        context,
-        run,
+    return tuple.__new__(
+        CurrentTask,
+        (
+            reserved.id,
+            reserved.name,
+            reserved.queue,
+            reserved.attempt,
+            reserved.crashes,
+            reserved.metadata or {},
+            context,
+            run,
+        ),
     )
 
 

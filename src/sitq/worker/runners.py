@@ -175,9 +175,9 @@ def _settle[T](future: asyncio.Future[T], value: T) -> None:
 
 def is_coroutine_function(func: Callable[..., Any]) -> bool:
     """Whether calling it gives a coroutine, for functions, `@task`s, partials, methods and objects with `__call__`."""
-    if isinstance(func, Task):
-        func = func.func
     if type(func) is FunctionType and func.__code__.co_flags & inspect.CO_COROUTINE:
         return True  # the common case, for a twentieth of what inspect takes
+    if isinstance(func, Task):
+        func = func.func
     # Looked up on the type, as a call does: calling a class makes an object, whatever its `__call__` may be.
     return inspect.iscoroutinefunction(func) or inspect.iscoroutinefunction(type(func).__call__)

@@ -4,12 +4,18 @@ from collections.abc import Callable
 
 
 class Slots:
-    """Counts. Used on the worker's loop only."""
+    """Counts. Used on the worker's loop only.
+
+    Attributes:
+        on_free: Called when slots are given back and somebody waits for one, or when all are free.
+        awaited: Somebody waits for a slot.
+    """
 
     def __init__(self, size: int) -> None:
         self._size = size
         self._taken = 0
         self.on_free: Callable[[], None] = _nothing
+        self.awaited = False
 
     @property
     def free(self) -> int:
@@ -30,10 +36,11 @@ class Slots:
         self._taken -= count
 
     def give_back(self, count: int = 1) -> None:
-        """Free slots and call `on_free`."""
+        """Free slots and say so, if that changes something for somebody."""
         if count:
             self._taken -= count
-            self.on_free()
+            if self.awaited or not self._taken:
+                self.on_free()
 
 
 def _nothing() -> None:

@@ -59,7 +59,9 @@ def enqueue(
     _insert(db, _PAYLOADS, [(seq, task.payload) for seq, task in numbered])
     rings.queues.update({task.queue for _, task in numbered})
     seqs = itertools.count(last + 1)
-    return [[Enqueued(task.id, next(seqs) in created) for task in batch] for batch in batches]
+    return [
+        [tuple.__new__(Enqueued, (task.id, next(seqs) in created)) for task in batch] for batch in batches
+    ]
 
 
 def _enqueue_one(db: sqlite3.Connection, task: NewTask, now: int, rings: Rings) -> Enqueued:

@@ -133,10 +133,11 @@ class Lane:
     ) -> asyncio.Future[T]:
         """As `run`, for an operation that can serve several callers at once: it gets the arguments of all those that
         handed it over one after another, and returns an answer for each."""
-        self.check()
+        if not self._open or os.getpid() != self._pid:
+            self.check()
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
-        job = Job(operation, argument, future, durable, landed)
+        job = tuple.__new__(Job, (operation, argument, future, durable, landed))
         self._jobs.append(job)
         if not self._open:
             # Stopped from another loop after the check: unless the last drain took it, nobody will.

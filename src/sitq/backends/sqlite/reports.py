@@ -100,12 +100,14 @@ def complete(
     db: sqlite3.Connection, outcomes: Sequence[Outcome], new_notes: Sequence[NewNote], now: int, rings: Rings
 ) -> tuple[Completed, Written | None]:
     written = notes.write(db, new_notes, now, rings)
+    if not outcomes:
+        return Completed(0), written
     succeeded = [
         (now, one.result, one.held.id, one.held.fence) for one in outcomes if isinstance(one, Succeeded)
     ]
     if len(succeeded) == len(outcomes):
         changed = _succeed(db, succeeded)
-        rings.tasks.extend(one.held.id for one in outcomes)
+        rings.tasks.extend([one[2] for one in succeeded])
         if changed == len(outcomes):
             return Completed(changed), written
     # Not all of one kind, or not all of them current: each is looked at. What was written just now counts as repeated.
@@ -118,8 +120,8 @@ def complete(
 def _succeed(db: sqlite3.Connection, succeeded: Sequence[tuple[int, bytes, TaskId, int]]) -> int:
     # Most tasks return nothing, and those that were reserved together share a fence: one statement then takes half the
     # time of one for each.
-    if len({(result, fence) for _, result, _, fence in succeeded}) == 1:
-        now, result, _, fence = succeeded[0]
+    now, result, _, fence = succeeded[0]
+    if all(one[1] == result and one[3] == fence for one in succeeded):
         ids = json.dumps([task_id for _, _, task_id, _ in succeeded])
         return db.execute(_SUCCEED_ALIKE, (now, result, ids, fence)).rowcount
     return db.executemany(_SUCCEED_PLAIN, succeeded).rowcount

@@ -207,10 +207,10 @@ def _taken(db: sqlite3.Connection, fence: int, turns: Sequence[Turn]) -> list[Re
     dependents = [row[-1] for row in found if row[-1] is not None]
     parents = edges.parents_of(db, dependents) if dependents else {}
     return [
-        ReservedTask(
+        tuple.__new__(ReservedTask, (
             task_id, fence, name, queue, payload, attempt, crashes, max_crashes,
-            None if metadata is None else json.loads(metadata), bool(cancelled), parents.get(dependent, ()),
-        )
+            None if metadata is None else json.loads(metadata), cancelled != 0, parents.get(dependent, ()),
+        ))
         for task_id, name, queue, payload, attempt, crashes, max_crashes, metadata, cancelled, dependent in found
     ]  # fmt: skip
 
