@@ -1,0 +1,20 @@
+"""Random histories on every storage, compared after each step with a model."""
+
+import pytest
+
+from tests.lab.model.drive import take_steps
+from tests.lab.model.shared import histories
+from tests.stores import BACKENDS, Store
+
+PARTS = 10
+STEPS_A_PART = 5_000
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)  # a failure is worth the minutes that shrinking it takes
+@pytest.mark.parametrize("part", range(PARTS))
+@pytest.mark.parametrize("store", BACKENDS, ids=lambda store: store.name)
+def test_every_history_agrees_with_the_model(store: Store, part: int) -> None:
+    tally = take_steps(lambda tally: histories(store, tally), part, STEPS_A_PART)
+
+    assert tally.steps >= STEPS_A_PART
