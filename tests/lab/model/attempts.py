@@ -64,6 +64,7 @@ spans = st.sampled_from([timedelta(seconds=s) for s in (0, 1, 2, 4, 5, 9, 20, 31
 ends = mix(range(8), ["value", "value", "ValueError", "ValueError", "UnicodeError", "KeyError", "unstorable",
                       "Retry", "Retry", "Snooze", "Cancel", *["time is up"] * 4, *["left behind"] * 2],
            [None, 3, 50])  # fmt: skip
+several_ends = st.lists(ends, min_size=1, max_size=4)
 reservations = mix([1, 2, 8], MANNERS, MANNERS, MANNERS)
 deliveries = mix([1, 2, 9], [False, False, True])
 
@@ -276,7 +277,7 @@ class Attempts(RuleBasedStateMachine):
             self.end(one)
         self.deliver(delivery)
 
-    @rule(drawn=st.lists(ends, min_size=1, max_size=3))
+    @rule(drawn=several_ends)
     def some_end(self, drawn: list[Any]) -> None:
         for one in drawn:
             self.end(one)

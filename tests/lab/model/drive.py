@@ -6,10 +6,12 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
+
+from tests.stores import Store
 
 STEPS_A_HISTORY = 50
 
@@ -22,26 +24,30 @@ class Tally:
     met: Counter[str] = field(default_factory=Counter[str])
 
 
-type Machine = Callable[[Tally], RuleBasedStateMachine]
+class Course(NamedTuple):
+    """A machine on a storage."""
+
+    name: str
+    make: Callable[[Store, Tally], RuleBasedStateMachine]
+    store: Store
 
 
-def take_steps(machine: Machine, number: int, at_least: int) -> Tally:
+def take_steps(course: Course, tally: Tally, number: int, at_least: int) -> None:
     """Take steps of random histories: at least so many, or raise what the first history that fails raises, made short.
 
     Args:
+        tally: Where they are counted, those that make a failing history short as well.
         number: The seed. The same one makes the same histories.
     """
-    tally = Tally()
     while tally.steps < at_least:
         histories = -(-(at_least - tally.steps) // STEPS_A_HISTORY)
-        run_state_machine_as_test(_seeded(machine, tally, number), settings=_settings(histories))
+        run_state_machine_as_test(_seeded(course, tally, number), settings=_settings(histories))
         number += 2**32  # where a history ended early, some are missing
-    return tally
 
 
-def _seeded(machine: Machine, tally: Tally, number: int) -> Any:
+def _seeded(course: Course, tally: Tally, number: int) -> Any:
     def factory() -> RuleBasedStateMachine:
-        return machine(tally)
+        return course.make(course.store, tally)
 
     return seed(number)(factory)
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.lab.model.drive import take_steps
+from tests.lab.model.drive import Course, Tally, take_steps
 from tests.lab.model.shared import histories
 from tests.stores import BACKENDS, Store
 
@@ -15,6 +15,7 @@ STEPS_A_PART = 5_000
 @pytest.mark.parametrize("part", range(PARTS))
 @pytest.mark.parametrize("store", BACKENDS, ids=lambda store: store.name)
 def test_every_history_agrees_with_the_model(store: Store, part: int) -> None:
-    tally = take_steps(lambda tally: histories(store, tally), part, STEPS_A_PART)
+    tally = Tally()
+    take_steps(Course("storage", histories, store), tally, part, STEPS_A_PART)
 
     assert tally.steps >= STEPS_A_PART

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.lab.model.drive import take_steps
+from tests.lab.model.drive import Course, Tally, take_steps
 from tests.lab.model.schedules import Schedules
 from tests.stores import BACKENDS, Store
 
@@ -13,7 +13,8 @@ STEPS = 4_000
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("store", BACKENDS[:2], ids=lambda store: store.name)
 def test_each_instant_has_one_task(store: Store) -> None:
-    tally = take_steps(lambda tally: Schedules(store, tally), 1, STEPS)
+    tally = Tally()
+    take_steps(Course("schedules", Schedules, store), tally, 1, STEPS)
 
     assert tally.steps >= STEPS
     assert min(tally.met[what] for what in ("ticks", "dropped", "made by another", "tickers killed")) > 0
