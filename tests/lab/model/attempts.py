@@ -7,44 +7,43 @@ import asyncio
 import shutil
 from collections.abc import Coroutine
 from datetime import timedelta
-from typing import Any, NamedTuple
+from typing import Any
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from sitq.emitter import Emitter
 from sitq.model import (
-    Cancelled,
-    Failed,
     Held,
     NewTask,
     Outcome,
     Released,
     ReservedTask,
     Status,
-    Succeeded,
     TaskId,
 )
 from sitq.rules import RunRules
-from sitq.serialization.codec import make_codec
 from sitq.task import Call
 from sitq.verbs import Cancel, Retry, Snooze
-from sitq.worker.completion import Completion
-from sitq.worker.executor import Executor
-from sitq.worker.outbox import Outbox
 from sitq.worker.run import Run, Stop
-from sitq.worker.slots import Slots
-from sitq.worker.surroundings import Surroundings
 from tests.lab.model.compare import Comparison, look
+from tests.lab.model.desks import CODEC, MANNERS, Desk, make_executor, work
 from tests.lab.model.draws import mix
 from tests.lab.model.drive import Tally, folder_in_memory
 from tests.lab.model.model import Model, Row
-from tests.lab.model.verdicts import Policy, Rules, Verdict, at_start, failure
+from tests.lab.model.verdicts import (
+    SECOND,
+    Facts,
+    Policy,
+    Rules,
+    Verdict,
+    at_start,
+    over_end,
+    over_stop,
+    too_late,
+)
 from tests.stores import Store
 from tests.support import LEASE, FakeClock
 
-CODEC = make_codec()
-SECOND = timedelta(seconds=1)
 POLICIES = [
     None,
     Policy(1, "constant", 5.0, 1.0, 5.0, "none"),
@@ -53,9 +52,6 @@ POLICIES = [
     Policy(5, "exponential", 1.0, 3.0, 20.0, "full"),
     Policy(9, "exponential", 2.0, 2.0, 9.0, "none"),
 ]
-MANNERS = ["obeys", "obeys", "returns", "raises", "hangs"]
-"""What a task does when it is cancelled."""
-
 drawn_tasks = st.lists(
     mix(POLICIES, [None, 3600.0], [None, None, 4, 30, 600], [0, 0, 0, 5], [1, 2, 3]), max_size=3
 )
@@ -69,28 +65,10 @@ reservations = mix([1, 2, 8], MANNERS, MANNERS, MANNERS)
 deliveries = mix([1, 2, 9], [False, False, True])
 
 
-def work() -> None:
-    """What all tasks call. Never runs: see `Desk`."""
-
-
-class Desk(NamedTuple):
-    """What a task does, from outside."""
-
-    manner: str
-    end: asyncio.Future[Any]
-
-    async def sit(self) -> Any:
-        while True:
-            try:
-                return await asyncio.shield(self.end)
-            except asyncio.CancelledError:
-                if self.manner == "obeys":
-                    raise
-                if self.manner == "returns":
-                    return "late"
-                if self.manner == "raises":
-                    raise ValueError("while it cleaned up") from None
-                # it hangs
+def raised(how: str, delay: int | None) -> Exception:
+    verbs = {"Retry": Retry(delay), "Snooze": Snooze(delay or 0), "Cancel": Cancel("why")}
+    errors = {"ValueError": ValueError("no"), "UnicodeError": UnicodeError("no"), "KeyError": KeyError("no")}
+    return {**verbs, **errors}[how]
 
 
 class Attempts(RuleBasedStateMachine):
@@ -109,45 +87,14 @@ class Attempts(RuleBasedStateMachine):
         self.desks: dict[Held, Desk] = {}
         self.reported: list[Outcome] = []
         self.checked = 0
-        self.executor = self.new_executor()
+        self.executor = make_executor(self.backend, self.clock, self.seat, self.reported.append)
+
+    def seat(self, held: Held) -> Desk:
+        self.desks[held] = Desk(self.manners[len(self.desks) % 3], self.loop.create_future())
+        return self.desks[held]
 
     def run[T](self, work: Coroutine[Any, Any, T]) -> T:
         return self.loop.run_until_complete(work)
-
-    def new_executor(self) -> Executor:
-        emit = Emitter()
-        outbox = Outbox("w", self.backend, emit)
-
-        async def run_call(_: Call[Any], run: Run) -> Any:
-            desk = Desk(self.manners[len(self.desks) % 3], asyncio.get_running_loop().create_future())
-            self.desks[run.held] = desk
-            return await desk.sit()
-
-        async def settled() -> bool:
-            return True
-
-        async def no_inputs(*_: Any) -> dict[int, Any]:
-            raise AssertionError("no task here depends on another")
-
-        slots = Slots(10_000)
-        slots.take(9_000)
-        return Executor(
-            "w",
-            run_call=run_call,
-            check_executor=lambda name: None,
-            is_elsewhere=lambda call, run: False,
-            read_inputs=no_inputs,
-            report=lambda outcome, notes: self.reported.append(outcome),
-            settled=settled,
-            interrupted=lambda: False,
-            slots=slots,
-            outbox=outbox,
-            surroundings=Surroundings("w", (), None, emit),
-            completion=Completion("w", self.backend, outbox, self.clock, emit),
-            codec=CODEC,
-            clock=self.clock,
-            emit=emit,
-        )
 
     def runs(self) -> list[Run]:
         return [*self.executor._runs.values()]
@@ -290,54 +237,26 @@ class Attempts(RuleBasedStateMachine):
         if how in ("time is up", "left behind"):
             self.time_is_up(run, how)
             return
-        verdicts = {} if run.reported else {run.held: self.ended(run, how, delay)}
+        verdicts = {} if run.reported else {run.held: over_end(self.facts(run), how, delay)}
         future = self.desks[run.held].end
         if how in ("value", "unstorable"):
             future.set_result(7 if how == "value" else (number for number in ()))
         else:
-            future.set_exception(
-                {
-                    "ValueError": ValueError("no"),
-                    "UnicodeError": UnicodeError("no"),
-                    "KeyError": KeyError("no"),
-                    "Retry": Retry(delay),
-                    "Snooze": Snooze(delay or 0),
-                    "Cancel": Cancel("why"),
-                }[how]
-            )
+            future.set_exception(raised(how, delay))
         self.run(self.spin())
         assert run.held not in self.executor._runs
         self.hear(verdicts)
-
-    def ended(self, run: Run, how: str, delay: int | None) -> list[Verdict]:
-        """The verdicts over a run that ends by itself, maybe although it was to stop."""
-        now, rules, attempt = self.clock.now(), self.rules[run.held.id], run.reserved.attempt
-        wish = None if delay is None else delay * SECOND
-        if how == "Snooze":
-            at = now + (delay or 0) * SECOND
-            return [Verdict(Released, None, (at, at))]
-        if how == "Cancel":
-            return [Verdict(Cancelled, "cancelled")]
-        if how == "Retry":
-            return failure(rules, attempt, "sitq.verbs.Retry", now, wish)
-        if run.stop is Stop.TIMEOUT:
-            return failure(rules, attempt, "TimeoutError", now)
-        if how == "value":
-            return [Verdict(Succeeded)]
-        if how == "unstorable":
-            return [Verdict(Failed, "sitq.errors.TaskSerializationError")]
-        return failure(rules, attempt, how, now)
 
     def time_is_up(self, run: Run, what: str) -> None:
         """Its timer fires, or the one of those that have not stopped since."""
         assert run.timer is not None
         if what == "left behind" and run.stop is Stop.TIMEOUT:
-            verdicts = {} if run.reported else {run.held: self.too_late(run)}
+            verdicts = {} if run.reported else {run.held: too_late(self.facts(run))}
             self.executor._leave_behind(run)
             self.hear(verdicts)
         elif run.stop is not Stop.TIMEOUT:
             run.timer.cancel()
-            verdicts = self.stopped([run], Stop.TIMEOUT)
+            verdicts = self.over([run], Stop.TIMEOUT)
             self.run(self.fire(run))
             self.hear(verdicts)
 
@@ -347,26 +266,20 @@ class Attempts(RuleBasedStateMachine):
         run.timer.cancel()  # the grace is over when it is said
         await self.spin()
 
-    def too_late(self, run: Run) -> list[Verdict]:
-        return failure(self.rules[run.held.id], run.reserved.attempt, "TimeoutError", self.clock.now())
-
-    def stopped(self, runs: list[Run], why: Stop) -> dict[Held, list[Verdict]]:
-        """The verdicts over runs that are stopped now. The first reason counts, and some do not stop."""
+    def over(self, runs: list[Run], why: Stop) -> dict[Held, list[Verdict]]:
+        """The verdicts over runs that are stopped now. The first reason counts."""
         found: dict[Held, list[Verdict]] = {}
         for run in runs:
-            manner = self.desks[run.held].manner
-            if run.reported or run.stop is not None or manner == "hangs" or why is Stop.LOST:
+            if run.reported or run.stop is not None:
                 continue
-            if why is Stop.TIMEOUT:
-                found[run.held] = self.too_late(run)
-            elif manner == "returns":
-                found[run.held] = [Verdict(Succeeded)]
-            elif why is Stop.CANCEL:
-                found[run.held] = [Verdict(Cancelled, "ValueError" if manner == "raises" else None)]
-            else:
-                found[run.held] = [Verdict(Released)]
-            self.tally.met[f"stopped: {why.name}"] += 1
+            verdicts = over_stop(self.facts(run), self.desks[run.held].manner, why)
+            if verdicts:
+                found[run.held] = verdicts
+                self.tally.met[f"stopped: {why.name}"] += 1
         return found
+
+    def facts(self, run: Run) -> Facts:
+        return Facts(self.rules[run.held.id], run.reserved.attempt, run.stop, self.clock.now())
 
     @rule()
     def heartbeat(self) -> None:
@@ -382,7 +295,7 @@ class Attempts(RuleBasedStateMachine):
             self.stop([run for run in self.runs() if run.held in some], why)
 
     def stop(self, runs: list[Run], why: Stop) -> None:
-        verdicts = self.stopped(runs, why)
+        verdicts = self.over(runs, why)
         self.run(self.stop_them(runs, why))
         self.hear(verdicts)
 
@@ -399,7 +312,7 @@ class Attempts(RuleBasedStateMachine):
         self.abandon()
         del self.reported[:]
         self.checked = 0
-        self.executor = self.new_executor()
+        self.executor = make_executor(self.backend, self.clock, self.seat, self.reported.append)
         self.tally.met["workers died"] += 1
 
     # -- What reaches the storage --

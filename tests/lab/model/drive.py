@@ -61,6 +61,7 @@ def _settings(histories: int) -> settings:
         database=None,
         deadline=None,
         print_blob=False,
+        report_multiple_bugs=False,
         suppress_health_check=list(HealthCheck),
     )
 

@@ -6,8 +6,10 @@ from typing import Any, NamedTuple
 from sitq.failure import decode_error
 from sitq.model import Cancelled, Failed, Outcome, Released, Retried, Succeeded
 from sitq.retry import RetryPolicy
+from sitq.worker.run import Stop
 
 DAYS_KEPT = timedelta(days=30)
+SECOND = timedelta(seconds=1)
 
 
 class Policy(NamedTuple):
@@ -117,3 +119,48 @@ def at_start(
     if rules.expires_at is not None and now > rules.expires_at:
         return Verdict(Cancelled, "expired")
     return None
+
+
+class Facts(NamedTuple):
+    """What is known of a run when something happens to it."""
+
+    rules: Rules
+    attempt: int
+    stop: Stop | None
+    now: datetime
+
+
+def too_late(run: Facts) -> list[Verdict]:
+    return failure(run.rules, run.attempt, "TimeoutError", run.now)
+
+
+def over_end(run: Facts, how: str, delay: int | None) -> list[Verdict]:
+    """The verdicts over a run that ends by itself, maybe although it was to stop."""
+    wish = None if delay is None else delay * SECOND
+    if how == "Snooze":
+        at = run.now + (delay or 0) * SECOND
+        return [Verdict(Released, None, (at, at))]
+    if how == "Cancel":
+        return [Verdict(Cancelled, "cancelled")]
+    if how == "Retry":
+        return failure(run.rules, run.attempt, "sitq.verbs.Retry", run.now, wish)
+    if run.stop is Stop.TIMEOUT:
+        return too_late(run)
+    if how == "value":
+        return [Verdict(Succeeded)]
+    if how == "unstorable":
+        return [Verdict(Failed, "sitq.errors.TaskSerializationError")]
+    return failure(run.rules, run.attempt, how, run.now)
+
+
+def over_stop(run: Facts, manner: str, why: Stop) -> list[Verdict]:
+    """The verdicts over a run that is stopped now. None over one that does not stop, and that is lost."""
+    if manner == "hangs" or why is Stop.LOST:
+        return []
+    if why is Stop.TIMEOUT:
+        return too_late(run)
+    if manner == "returns":
+        return [Verdict(Succeeded)]
+    if why is Stop.CANCEL:
+        return [Verdict(Cancelled, "ValueError" if manner == "raises" else None)]
+    return [Verdict(Released)]
