@@ -53,12 +53,12 @@ POLICIES = [
     Policy(9, "exponential", 2.0, 2.0, 9.0, "none"),
 ]
 drawn_tasks = st.lists(
-    mix(POLICIES, [None, 3600.0], [None, None, 4, 30, 600], [0, 0, 0, 5], [1, 2, 3]), max_size=3
+    mix(POLICIES, [None, 3600.0], [None, None, 4, 12, 30], [0, 0, 0, 5], [1, 2, 3]), max_size=3
 )
 numbers = st.sampled_from(range(8))
 spans = st.sampled_from([timedelta(seconds=s) for s in (0, 1, 2, 4, 5, 9, 20, 31, 700)])
 ends = mix(range(8), ["value", "value", "ValueError", "ValueError", "UnicodeError", "KeyError", "unstorable",
-                      "Retry", "Retry", "Snooze", "Cancel", *["time is up"] * 4, *["left behind"] * 2],
+                      "Retry", "Retry", "Snooze", "Cancel", *["time is up"] * 4, *["left behind"] * 2, *["cancel"] * 3],
            [None, 3, 50])  # fmt: skip
 several_ends = st.lists(ends, min_size=1, max_size=4)
 reservations = mix([1, 2, 8], MANNERS, MANNERS, MANNERS)
@@ -234,6 +234,9 @@ class Attempts(RuleBasedStateMachine):
         run = self.pick(number)
         if run is None:
             return
+        if how == "cancel":
+            self.cancel_all([run.held.id], hears=True)
+            return
         if how in ("time is up", "left behind"):
             self.time_is_up(run, how)
             return
@@ -338,6 +341,9 @@ class Attempts(RuleBasedStateMachine):
         rows = self.newest()
         rows = [row for row in rows if row.status is Status.RUNNING] or rows
         ids = [rows[number % len(rows)].id for number in some if rows]
+        self.cancel_all(ids, hears=hears)
+
+    def cancel_all(self, ids: list[TaskId], *, hears: bool) -> None:
         assert self.run(self.backend.cancel(ids)) == self.model.cancel(ids, self.clock.now())
         if hears:
             self.heartbeat()

@@ -18,7 +18,7 @@ from sitq.worker.slots import Slots
 from sitq.worker.surroundings import Surroundings
 
 CODEC = make_codec()
-MANNERS = ["obeys", "obeys", "returns", "raises", "hangs"]
+MANNERS = ["obeys", "obeys", "returns", "raises", "hangs", "hangs"]
 """What a task does when it is cancelled."""
 
 
