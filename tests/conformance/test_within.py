@@ -11,6 +11,7 @@ import pytest
 from sitq.backends.base import Backend, Within, finished, no_notes
 from sitq.errors import BackendUnsupportedError, QueueFullError, ValidationError
 from sitq.model import (
+    Crashed,
     Enqueued,
     Failed,
     Held,
@@ -276,6 +277,25 @@ async def test_it_is_accepted_once(backend: Backend, app: Application, inside: W
 
     assert not await inside.complete(Succeeded(held, b"value"))
     await app.rollback()
+    assert (await backend.stats()).stale_outcomes == 0
+
+
+@shared
+async def test_of_a_run_that_crashed_nothing_is_written_or_counted(
+    backend: Backend, app: Application, inside: Within
+) -> None:
+    held = await running(backend)
+    await backend.complete([Crashed(held, b"its process died")])
+    asked: list[Held] = []
+
+    def notes() -> list[NewNote]:
+        asked.append(held)
+        return []
+
+    assert not await inside.complete(Succeeded(held, b"value"), notes=notes)
+    await app.commit()
+
+    assert asked == []
     assert (await backend.stats()).stale_outcomes == 0
 
 

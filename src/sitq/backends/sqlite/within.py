@@ -19,7 +19,7 @@ from sitq.backends.sqlite.errors import translated
 from sitq.backends.sqlite.rings import Rings
 from sitq.backends.sqlite.schema import VERSION
 from sitq.errors import BackendSchemaError, BackendTimeoutError, SitqError, ValidationError
-from sitq.model import Enqueued, NewNote, NewTask, Status, Succeeded
+from sitq.model import Enqueued, NewNote, NewTask, Succeeded
 
 type Connection = sqlite3.Connection | aiosqlite.Connection
 type Write[T] = Callable[[sqlite3.Connection, Rings], T]
@@ -87,7 +87,7 @@ class Guest(Within):
     ) -> bool:
         def end(db: sqlite3.Connection, rings: Rings) -> bool:
             row = rows.by_id(db, [outcome.held.id]).get(outcome.held.id)
-            if row is None or row.fence != outcome.held.fence or row.status != Status.RUNNING:
+            if row is None or row.fence != outcome.held.fence or not row.is_held:
                 return False
             done, _ = reports.complete(db, [outcome], notes(), self._host.now(), rings)
             return done.accepted == 1
