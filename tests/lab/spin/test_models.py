@@ -54,16 +54,10 @@ HOLD = [
 BREAK = [
     *[
         Model("lease", bug)
-        for bug in (
-            "NOFENCE NAMEFENCE ATTEMPTFENCE ROWFENCE OVERWRITE CRASHFREE CANCELLOST CANCELPENDING STARTCANCELLED"
-            " HEARTBEATFREE"
-        ).split()
+        for bug in ["NOFENCE", "NAMEFENCE", "ATTEMPTFENCE", "ROWFENCE", "OVERWRITE", "CRASHFREE", "CANCELLOST", "CANCELPENDING", "STARTCANCELLED", "HEARTBEATFREE"]
     ],
     Model("lease", "LIVE RUNS=0 UNBOUNDED"),
-    *[
-        Model("join", bug)
-        for bug in ("COUNTER", "SPLIT", "NOREOPEN", "NOCASCADE", "ANYEND", "NORELEASE")
-    ],
+    *[Model("join", bug) for bug in ("COUNTER", "SPLIT", "NOREOPEN", "NOCASCADE", "ANYEND", "NORELEASE")],
     Model("wakeup", "NOBOUND"),
     *[Model("wakeup", f"RELIABLE {bug}") for bug in ("LOOKFIRST", "RESETLATE", "RINGFIRST")],
     *[Model("ticks", bug) for bug in ("RANDOMID", "PRUNEEARLY", "LOSTPAUSE", "CACHED")],
@@ -124,5 +118,3 @@ def test_every_switch_is_tried() -> None:
         known.update(re.findall(r"^#if(?:def|ndef)? *(\w+)$", file.read_text(), re.MULTILINE))
     sizes = {"SLOTS", "ATTEMPTS", "CRASHES", "RELEASES", "BEATS", "TASKS", "WORKERS", "TICKERS", "INSTANTS"}
     assert known - tried - sizes - {"NAMEFENCE", "NOFENCE", "DEATHS", "EXPIRIES", "RUNS"} == set()
-
-
