@@ -13,9 +13,10 @@ from pathlib import Path
 
 from tests.lab import ledger
 from tests.lab.experiment import Batch, Experiment
+from tests.lab.fuzz.harness import FUZZ
 from tests.lab.kill.harness import KILL
 
-EXPERIMENTS = (KILL,)
+EXPERIMENTS = (FUZZ, KILL)
 
 
 class Bar:

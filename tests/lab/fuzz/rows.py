@@ -32,7 +32,25 @@ PATIENCE: Final = 60.0
 type Verb = Callable[[SQLiteBackend, Path], Awaitable[Any]]
 ALL: Final = [
     f"bad-{name}"
-    for name in ["held", "failed", "retried", "done", "plain", "late", "parent", "child", "grandchild", "key", "until", "bounded-0", "bounded-1", "bounded-2", "paced-0", "paced-1", "paced-2"]
+    for name in [
+        "held",
+        "failed",
+        "retried",
+        "done",
+        "plain",
+        "late",
+        "parent",
+        "child",
+        "grandchild",
+        "key",
+        "until",
+        "bounded-0",
+        "bounded-1",
+        "bounded-2",
+        "paced-0",
+        "paced-1",
+        "paced-2",
+    ]
 ]
 
 
@@ -88,13 +106,15 @@ VERBS: Final[dict[str, Verb]] = {
 }
 
 
-async def _good_run(backend: SQLiteBackend, failed: list[Exception]) -> set[str]:
+async def _good_run(backend: SQLiteBackend, failed: list[Exception]) -> tuple[set[str], SitqError | None]:
     """The good tasks that a worker does not get, looking as often as it needs to."""
+    refused: SitqError | None = None
     missing = {f"good-{number}" for number in range(store.GOOD)}
     for _ in range(10):
         try:
             found = await backend.reserve("w9", None, 50, LEASE)
-        except SitqError:
+        except SitqError as error:
+            refused = error
             continue
         except Exception as error:
             failed.append(error)
@@ -102,7 +122,7 @@ async def _good_run(backend: SQLiteBackend, failed: list[Exception]) -> set[str]
         missing.difference_update(task.id for task in found.tasks)
         if not missing:
             break
-    return missing
+    return missing, refused
 
 
 async def _one(damage: Damage, path: Path, broken: list[str], figures: dict[str, int], first: bool) -> None:
@@ -121,11 +141,11 @@ async def _one(damage: Damage, path: Path, broken: list[str], figures: dict[str,
 
     async def check() -> None:
         failed: list[Exception] = []
-        missing = await _good_run(backend, failed)
+        missing, refused = await _good_run(backend, failed)
         if failed:
             broken.append(f"{told}: reserve raises {type(failed[0]).__name__}: {failed[0]!s:.100}")
         if missing and not damage.shared:
-            broken.append(f"{told}: {len(missing)} good tasks do not run")
+            broken.append(f"{told}: {len(missing)} good tasks do not run: {refused!s:.150}")
 
     try:
         async with asyncio.timeout(PATIENCE):

@@ -10,9 +10,12 @@ import pytest
 
 HERE = Path(__file__).parent
 MISSING = [tool for tool in ("spin", "cc") if shutil.which(tool) is None]
-pytestmark = pytest.mark.skipif(
-    bool(MISSING), reason=f"needs {' and '.join(MISSING)}: sh scripts/spin.sh says how to get it"
-)
+pytestmark = [
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(
+        bool(MISSING), reason=f"needs {' and '.join(MISSING)}: sh scripts/spin.sh says how to get it"
+    ),
+]
 
 
 class Model(NamedTuple):
@@ -41,10 +44,10 @@ class Found(NamedTuple):
 
 
 HOLD = [
-    Model("lease", states=2_000_000),
-    Model("lease", "RUNS=0 EXPIRIES=4 DEATHS=3", states=1_000_000),
-    Model("lease", "LIVE RUNS=0", states=300_000),
-    Model("join", states=20_000),
+    Model("lease", "EXPIRIES=1", states=500_000),
+    Model("lease", "RUNS=0 EXPIRIES=3 DEATHS=2", states=200_000),
+    Model("lease", "LIVE RUNS=0 EXPIRIES=1", states=50_000),
+    Model("join", states=10_000),
     Model("join", "LIVE RUNS=2", states=30_000),
     Model("wakeup", states=8_000),
     Model("wakeup", "RELIABLE", states=6_000),
@@ -54,7 +57,18 @@ HOLD = [
 BREAK = [
     *[
         Model("lease", bug)
-        for bug in ["NOFENCE", "NAMEFENCE", "ATTEMPTFENCE", "ROWFENCE", "OVERWRITE", "CRASHFREE", "CANCELLOST", "CANCELPENDING", "STARTCANCELLED", "HEARTBEATFREE"]
+        for bug in [
+            "NOFENCE",
+            "NAMEFENCE",
+            "ATTEMPTFENCE",
+            "ROWFENCE",
+            "OVERWRITE",
+            "CRASHFREE",
+            "CANCELLOST",
+            "CANCELPENDING",
+            "STARTCANCELLED",
+            "HEARTBEATFREE",
+        ]
     ],
     Model("lease", "LIVE RUNS=0 UNBOUNDED"),
     *[Model("join", bug) for bug in ("COUNTER", "SPLIT", "NOREOPEN", "NOCASCADE", "ANYEND", "NORELEASE")],
@@ -73,7 +87,7 @@ def explore(model: Model, folder: Path, *, optimize: str) -> Found:
     """Generate the checker of a model, compile and run it."""
 
     def run(*command: str) -> str:
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=110)
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=280)
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
         return done.stdout
 

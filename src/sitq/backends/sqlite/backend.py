@@ -259,8 +259,12 @@ class SQLiteBackend(Backend):
 
         try:
             return await self._reserve(take, worker)
-        except DamagedError:
-            # One task that cannot be read must not keep the others from being handed out.
+        except BackendError as error:
+            # One task that cannot be read, or not be taken, must not keep the others from being handed out.
+            if not isinstance(error, DamagedError) and not isinstance(
+                error.__cause__, sqlite3.IntegrityError
+            ):
+                raise
             if not await self._lane("write").run(checked(lambda db: damage.set_aside(db, now))):
                 raise
             return await self._reserve(take, worker)

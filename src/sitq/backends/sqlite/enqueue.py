@@ -176,7 +176,7 @@ class _Batch:
         if limited is not None:
             limits.store(db, seq, task, max(now, due_at))
         if placed is not None:
-            edges.store(db, seq, placed, due_at, now)
+            checked(edges.store)(db, seq, placed, due_at, now)
         if placed is None or placed.status is Status.PENDING:
             self.rings.queues.add(task.queue)
             self.grown[task.queue] = None

@@ -208,7 +208,7 @@ def moment(value: int | None) -> datetime | None:
     try:
         return _EPOCH + timedelta(microseconds=value)
     except OverflowError:
-        return (datetime.max if value > 0 else datetime.min).replace(tzinfo=UTC)
+        return datetime.max.replace(tzinfo=UTC) if value > 0 else datetime.min.replace(tzinfo=UTC)
 
 
 def let_shrink(db: sqlite3.Connection) -> None:
