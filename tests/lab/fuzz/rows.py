@@ -30,28 +30,11 @@ from tests.lab.fuzz.store import LEASE, Damage
 
 PATIENCE: Final = 60.0
 type Verb = Callable[[SQLiteBackend, Path], Awaitable[Any]]
-ALL: Final = [
-    f"bad-{name}"
-    for name in [
-        "held",
-        "failed",
-        "retried",
-        "done",
-        "plain",
-        "late",
-        "parent",
-        "child",
-        "grandchild",
-        "key",
-        "until",
-        "bounded-0",
-        "bounded-1",
-        "bounded-2",
-        "paced-0",
-        "paced-1",
-        "paced-2",
-    ]
-]
+KINDS: Final = (
+    "held", "failed", "retried", "done", "plain", "late", "parent", "child", "grandchild", "key", "until",
+    "bounded-0", "bounded-1", "bounded-2", "paced-0", "paced-1", "paced-2",
+)  # fmt: skip
+ALL: Final = [f"bad-{kind}" for kind in KINDS]
 
 
 def _task(name: str, **fields: Any) -> NewTask:

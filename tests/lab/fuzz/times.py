@@ -12,6 +12,7 @@ from sitq import SitqError
 from sitq.schedule import due, make_schedule, next_tick, ticks
 from tests.lab.experiment import Progress
 
+type Fields = list[tuple[str, frozenset[int]]]
 MOST_CPU: Final = 5.0
 """Seconds that one expression may take of this thread. Most take some microseconds, those without a tick 0.1 s."""
 ZONES: Final = (
@@ -25,8 +26,8 @@ ZONES: Final = (
 CHANGES: Final = ("2026-03-29T01:00", "2026-10-25T01:00", "2026-03-08T07:00", "2026-11-01T06:00", "2026-04-04T15:00",
                   "2026-10-03T15:30", "2024-02-29T00:00", "2025-12-31T23:00")  # fmt: skip
 PIECES: Final = ("*", "/", "-", ",", "L", "#", "?", "W", "@", " ", "0", "1", "5", "7", "12", "29", "30", "31", "59",
-                 "60", "99999999999999999999", "-1", "JAN", "feb", "MON", "sun", "SUN-MON", "1L", "1#6", "5#5", "*/0", "*/7",
-                 "\x00", "\n", "é", "٣", "²", "@daily", "@reboot", "0x1", "1e3", "+1", "_")  # fmt: skip
+                 "60", "99999999999999999999", "-1", "JAN", "feb", "MON", "sun", "SUN-MON", "1L", "1#6", "5#5", "*/0",
+                 "*/7", "\x00", "\n", "é", "٣", "²", "@daily", "@reboot", "0x1", "1e3", "+1", "_")  # fmt: skip
 RANGES: Final = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 6))
 
 
@@ -108,7 +109,7 @@ def _simple(rng: random.Random, low: int, high: int) -> tuple[str, frozenset[int
             return "*", every
 
 
-def _matches(fields: list[tuple[str, frozenset[int]]], local: datetime) -> bool:
+def _matches(fields: Fields, local: datetime) -> bool:
     minutes, hours, days, months, weekdays = (numbers for _, numbers in fields)
     day, weekday = local.day in days, local.isoweekday() % 7 in weekdays
     # One of both is enough if neither begins with a star, as cron has it.
@@ -117,9 +118,7 @@ def _matches(fields: list[tuple[str, frozenset[int]]], local: datetime) -> bool:
     return local.minute in minutes and local.hour in hours and local.month in months and on
 
 
-def _expected(
-    fields: list[tuple[str, frozenset[int]]], zone: tzinfo, after: datetime, until: datetime
-) -> list[datetime]:
+def _expected(fields: Fields, zone: tzinfo, after: datetime, until: datetime) -> list[datetime]:
     """The rules of sitq/cron.py, by walking along all minutes, and all local minutes."""
     found: set[datetime] = set()
     if len(fields[1][1]) == 24:  # rule 3: whenever a clock on the wall shows it
@@ -149,9 +148,7 @@ def _first_instants(zone: tzinfo, start: datetime, until: datetime) -> dict[date
     return shown
 
 
-def _compare(
-    fields: list[tuple[str, frozenset[int]]], zone: str, after: datetime, figures: dict[str, int]
-) -> str | None:
+def _compare(fields: Fields, zone: str, after: datetime, figures: dict[str, int]) -> str | None:
     text = " ".join(field for field, _ in fields)
     after, until = after.replace(second=0), after + timedelta(hours=40)
     try:

@@ -57,7 +57,7 @@ HOLD = [
 BREAK = [
     *[
         Model("lease", bug)
-        for bug in [
+        for bug in (
             "NOFENCE",
             "NAMEFENCE",
             "ATTEMPTFENCE",
@@ -68,7 +68,7 @@ BREAK = [
             "CANCELPENDING",
             "STARTCANCELLED",
             "HEARTBEATFREE",
-        ]
+        )
     ],
     Model("lease", "LIVE RUNS=0 UNBOUNDED"),
     *[Model("join", bug) for bug in ("COUNTER", "SPLIT", "NOREOPEN", "NOCASCADE", "ANYEND", "NORELEASE")],
