@@ -11,7 +11,7 @@ import pytest
 
 from sitq.backends.sqlite import SQLiteBackend
 from sitq.backends.sqlite.schema import moment
-from sitq.errors import BackendConnectionError, BackendError
+from sitq.errors import BackendConnectionError, BackendError, ValidationError
 from sitq.model import Concurrency, Edge, Status, TaskQuery, Unique
 from tests.support import HOUR, LEASE, FakeClock, new_task, reserved_ids
 
@@ -109,3 +109,9 @@ def test_numbers_beyond_all_times_are_the_nearest_one() -> None:
     assert moment(2**63 - 1) == datetime.max.replace(tzinfo=UTC)
     assert moment(-(2**63)) == datetime.min.replace(tzinfo=UTC)
     assert moment(1) == datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=1)
+
+
+@pytest.mark.parametrize("path", ["/", "a\0b", "../" * 50])
+def test_a_path_that_is_no_file_is_refused(path: str) -> None:
+    with pytest.raises(ValidationError, match="give the path of a file"):
+        SQLiteBackend(path)

@@ -62,10 +62,17 @@ def _noise(rng: random.Random) -> str:
 
 
 def _almost(rng: random.Random) -> str:
-    right = ["*", "0", "*/5", "1-5", "L", "MON#2", "5L", "30", "31", "2", "JAN,feb", "LW", "59", "23"]
-    fields = [
-        rng.choice(right if rng.random() < 0.85 else PIECES) for _ in range(rng.choice([4, 5, 5, 5, 6, 6, 7]))
+    clock, plain = ["*", "*", "0", "*/5", "1-5", "23", "2"], ["*", "*", "*", "1", "5"]
+    right = [
+        clock,
+        clock,
+        [*plain, "L", "LW", "30", "31"],
+        [*plain, "2", "JAN,feb"],
+        [*plain, "MON#2", "5L", "MON-FRI"],
     ]
+    if rng.random() < 0.2:
+        right = [clock, *right]
+    fields = [rng.choice(words if rng.random() < 0.95 else PIECES) for words in right]
     return " ".join(fields)
 
 

@@ -104,11 +104,12 @@ class SQLiteBackend(Backend):
         # What the path means now: the folder may change, and two names of one file must share its lock.
         try:
             self._file = Path(self.path).resolve()
+            beside = self._file.with_name(self._file.name + "-lock")
         except (OSError, ValueError) as error:  # a name that is too long, links that lead back
             raise ValidationError(
                 f"path is {self.path!r:.200} ({error!s:.200}): give the path of a file"
             ) from error
-        lock = None if self._in_memory else self._file.with_name(self._file.name + "-lock")
+        lock = None if self._in_memory else beside
         self._lock = files.WriteLock(lock, timeout=busy_timeout)
         self._opening = asyncio.Lock()
         self._open = False
