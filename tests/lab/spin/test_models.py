@@ -44,9 +44,9 @@ class Found(NamedTuple):
 
 
 HOLD = [
-    Model("lease", "EXPIRIES=1", states=500_000),
-    Model("lease", "RUNS=0 EXPIRIES=3 DEATHS=2", states=200_000),
-    Model("lease", "LIVE RUNS=0 EXPIRIES=1", states=50_000),
+    Model("lease", states=2_000_000),
+    Model("lease", "RUNS=0", states=90_000),
+    Model("lease", "LIVE RUNS=0", states=300_000),
     Model("join", states=10_000),
     Model("join", "LIVE RUNS=2", states=30_000),
     Model("wakeup", states=8_000),
