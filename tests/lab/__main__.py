@@ -13,10 +13,11 @@ from pathlib import Path
 
 from tests.lab import ledger
 from tests.lab.experiment import Batch, Experiment
+from tests.lab.fuzz.harness import FUZZ
 from tests.lab.kill.harness import KILL
 from tests.lab.model.harness import MODEL
 
-EXPERIMENTS = (KILL, MODEL)
+EXPERIMENTS = (FUZZ, KILL, MODEL)
 
 
 class Bar:

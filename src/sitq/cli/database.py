@@ -77,13 +77,29 @@ def sqlite_path(backend: Backend) -> Path:
     return Path(path).absolute()
 
 
-def check_exists(backend: Backend) -> None:
-    """Refuse a file that is missing or holds no tasks, since opening it would create them."""
+def existing(backend: Backend) -> Path:
+    """The file of a backend.
+
+    Raises:
+        CommandError: It does not exist, or has a name that none can have.
+    """
     path = sqlite_path(backend)
-    if not path.exists():
+    try:
+        found = path.exists()
+    except OSError as error:
+        raise CommandError(
+            f"{str(path)[:100]!r} cannot be a database: {error.strerror}", Exit.UNREACHABLE
+        ) from None
+    if not found:
         raise CommandError(
             f"there is no database {path}: name another one with --db or SITQ_DB", Exit.UNREACHABLE
         )
+    return path
+
+
+def check_exists(backend: Backend) -> None:
+    """Refuse a file that is missing or holds no tasks, since opening it would create them."""
+    path = existing(backend)
     try:
         with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as db:
             found = db.execute("SELECT 1 FROM sqlite_master WHERE name = 'sitq_meta'").fetchone()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from sitq.cli.arguments import Parser
-from sitq.cli.database import add_options, find_queue, sqlite_path
+from sitq.cli.database import add_options, existing, find_queue
 from sitq.cli.exits import CommandError, Exit
 from sitq.cli.output import write, write_json
 
@@ -43,11 +43,7 @@ def add(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    path = sqlite_path(find_queue(arguments).backend)
-    if not path.exists():
-        raise CommandError(
-            f"there is no database {path}: name another one with --db or SITQ_DB", Exit.UNREACHABLE
-        )
+    path = existing(find_queue(arguments).backend)
     findings = list(examine(path, full=arguments.full))
     healthy = all(finding.verdict != "error" for finding in findings)
     if arguments.json:

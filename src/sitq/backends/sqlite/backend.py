@@ -14,8 +14,19 @@ from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 from sitq.backends.base import Backend, Bells, Signal, Within
-from sitq.backends.sqlite import enqueue, files, notes, queries, registry, reports, reserve, schema, upkeep
-from sitq.backends.sqlite.errors import translated
+from sitq.backends.sqlite import (
+    damage,
+    enqueue,
+    files,
+    notes,
+    queries,
+    registry,
+    reports,
+    reserve,
+    schema,
+    upkeep,
+)
+from sitq.backends.sqlite.errors import DamagedError, checked, translated
 from sitq.backends.sqlite.lane import Lane
 from sitq.backends.sqlite.listeners import Listeners
 from sitq.backends.sqlite.notes import Written
@@ -93,9 +104,12 @@ class SQLiteBackend(Backend):
         # What the path means now: the folder may change, and two names of one file must share its lock.
         try:
             self._file = Path(self.path).resolve()
-        except ValueError as error:
-            raise ValidationError(f"path is {self.path!r} ({error}): give the path of a file") from error
-        lock = None if self._in_memory else self._file.with_name(self._file.name + "-lock")
+            beside = self._file.with_name(self._file.name + "-lock")
+        except (OSError, ValueError) as error:  # a name that is too long, links that lead back
+            raise ValidationError(
+                f"path is {self.path!r:.200} ({error!s:.200}): give the path of a file"
+            ) from error
+        lock = None if self._in_memory else beside
         self._lock = files.WriteLock(lock, timeout=busy_timeout)
         self._opening = asyncio.Lock()
         self._open = False
@@ -246,9 +260,22 @@ class SQLiteBackend(Backend):
             self._listeners.refresh_if_old(db, now)
             return reserve.reserve(db, wanted, self._listeners.rings)
 
+        try:
+            return await self._reserve(take, worker)
+        except BackendError as error:
+            # One task that cannot be read, or not be taken, must not keep the others from being handed out.
+            if not isinstance(error, DamagedError) and not isinstance(
+                error.__cause__, sqlite3.IntegrityError
+            ):
+                raise
+            if not await self._lane("write").run(checked(lambda db: damage.set_aside(db, now))):
+                raise
+            return await self._reserve(take, worker)
+
+    async def _reserve(self, take: Callable[[sqlite3.Connection], Reserved], worker: str) -> Reserved:
         # Not synced: a reservation that is forgotten by a power loss was made by a worker that died with it.
         return await self._lane("write").run(
-            take,
+            checked(take),
             landed=lambda db, reserved: reserve.are_reserved(db, worker, reserved),
         )
 
@@ -268,51 +295,52 @@ class SQLiteBackend(Backend):
             self._listeners.refresh(db, now)
             return reports.heartbeat(db, pulse, self._listeners.rings)
 
-        return (await self._lane("write").run(renew, landed=reports.are_noted))[0]
+        return (await self._lane("write").run(checked(renew), landed=reports.are_noted))[0]
 
     async def complete(self, outcomes: Sequence[Outcome], *, notes: Sequence[NewNote] = ()) -> Completed:
         now = self._now()
         done = await self._change(
-            lambda db, rings: reports.complete(db, outcomes, notes, now, rings), landed=reports.are_noted
+            checked(lambda db, rings: reports.complete(db, outcomes, notes, now, rings)),
+            landed=reports.are_noted,
         )
         return done[0]
 
     async def cancel(self, ids: Collection[TaskId]) -> dict[TaskId, Status]:
         now = self._now()
-        return await self._change(lambda db, rings: upkeep.cancel(db, ids, now, rings))
+        return await self._change(checked(lambda db, rings: upkeep.cancel(db, ids, now, rings)))
 
     async def requeue(self, ids: Collection[TaskId]) -> list[TaskId]:
         now = self._now()
         return await self._change(
-            lambda db, rings: upkeep.requeue(db, ids, now, rings), landed=upkeep.are_requeued
+            checked(lambda db, rings: upkeep.requeue(db, ids, now, rings)), landed=upkeep.are_requeued
         )
 
     async def find(self, query: TaskQuery) -> list[TaskRecord]:
-        return await self._lane("read").run(lambda db: queries.find(db, query))
+        return await self._lane("read").run(checked(lambda db: queries.find(db, query)))
 
     async def notes(self, task_id: TaskId, *, after: int = 0, limit: int = 1_000) -> list[Note]:
-        return await self._lane("read").run(lambda db: notes.read(db, task_id, after, limit))
+        return await self._lane("read").run(checked(lambda db: notes.read(db, task_id, after, limit)))
 
     async def prune(self, limit: int, *, ids: Collection[TaskId] | None = None) -> int:
         now = self._now()
-        return await self._lane("write").run(lambda db: upkeep.prune(db, now, limit, ids))
+        return await self._lane("write").run(checked(lambda db: upkeep.prune(db, now, limit, ids)))
 
     async def set_paused(self, queue: str, paused: bool) -> None:
         await self._change(lambda db, rings: registry.set_paused(db, queue, paused, rings))
 
     async def stats(self) -> Stats:
         now = self._now()
-        return await self._lane("read").run(lambda db: queries.stats(db, now))
+        return await self._lane("read").run(checked(lambda db: queries.stats(db, now)))
 
     async def workers(self) -> list[WorkerRecord]:
         now = self._now()
-        return await self._lane("read").run(lambda db: registry.workers(db, now))
+        return await self._lane("read").run(checked(lambda db: registry.workers(db, now)))
 
     async def save(self, documents: Mapping[str, bytes | None]) -> None:
         await self._change(lambda db, _: registry.save(db, documents))
 
     async def load(self, prefix: str) -> dict[str, bytes]:
-        return await self._lane("read").run(lambda db: registry.load(db, prefix))
+        return await self._lane("read").run(checked(lambda db: registry.load(db, prefix)))
 
     def within(self, connection: object, /) -> Within:
         return Guest(

@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any, Final, NamedTuple
 
 from sitq.backends.sqlite import capacity, edges, limits, rows, unique
+from sitq.backends.sqlite.errors import checked
 from sitq.backends.sqlite.rings import Rings
 from sitq.backends.sqlite.schema import MICROSECOND, micros
 from sitq.errors import ParentNotFoundError, QueueFullError, SitqError
@@ -164,12 +165,12 @@ class _Batch:
         if db.execute("SELECT 1 FROM sitq_tasks WHERE id = ?", (task.id,)).fetchone() is not None:
             return Enqueued(task.id, created=False)
         due_at = now if task.due_at is None else micros(task.due_at)
-        holder = None if task.unique is None else unique.holder(db, task.unique.key, now)
+        holder = None if task.unique is None else checked(unique.holder)(db, task.unique.key, now)
         if holder is not None:
             if task.unique is not None and task.unique.replace and not task.edges:
-                unique.replace(db, holder, task.payload, due_at, now, self.rings)
+                checked(unique.replace)(db, holder, task.payload, due_at, now, self.rings)
             return Enqueued(holder.id, created=False)
-        placed = edges.place(db, task.edges, self.names) if task.edges else None
+        placed = checked(edges.place)(db, task.edges, self.names) if task.edges else None
         limited = None if task.concurrency is None and task.rate is None else 1
         seq = db.execute(_INSERT_ONE, (*row, *unique.stored(task.unique, now), limited)).lastrowid
         assert seq is not None
@@ -177,7 +178,7 @@ class _Batch:
         if limited is not None:
             limits.store(db, seq, task, max(now, due_at))
         if placed is not None:
-            edges.store(db, seq, placed, due_at, now)
+            checked(edges.store)(db, seq, placed, due_at, now)
         if placed is None or placed.status is Status.PENDING:
             self.rings.queues.add(task.queue)
             self.grown[task.queue] = None

@@ -1,6 +1,8 @@
 """The one place where sqlite3's exceptions become sitq's."""
 
 import sqlite3
+from collections.abc import Callable
+from typing import Final
 
 from sitq.errors import (
     BackendConnectionError,
@@ -9,6 +11,34 @@ from sitq.errors import (
     SitqError,
     StorageFullError,
 )
+
+_DAMAGE: Final = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""What reading raises that meets a value which sitq never writes."""
+
+
+class DamagedError(BackendError):
+    """A row is not as sitq writes it. Nothing was written."""
+
+
+def checked[**P, T](operation: Callable[P, T]) -> Callable[P, T]:
+    """The operation, with a `DamagedError` for rows that it cannot read. Not for one that is given what users made."""
+
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return operation(*args, **kwargs)
+        except SitqError:
+            raise
+        except _DAMAGE as error:
+            raise _damaged(error) from error
+
+    return run
+
+
+def _damaged(error: BaseException) -> DamagedError:
+    return DamagedError(
+        f"a row of the database is not as sitq writes it ({type(error).__name__}: {error!s:.200}): it was damaged, or "
+        "written by another program. Nothing was written; repair the row, discard its task, or restore a backup"
+    )
 
 
 def translated(error: BaseException) -> BaseException:
@@ -45,6 +75,8 @@ def translated(error: BaseException) -> BaseException:
                 f"the disk reported an error ({error}): whether the write happened is unknown; repeat "
                 f"it with the same task id"
             )
+        case _ if str(error).startswith("Could not decode"):  # text that is not UTF-8
+            made = _damaged(error)
         case _:
             made = BackendError(f"SQLite failed: {error}")
     made.__cause__ = error

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from sitq.backends.sqlite import edges, limits, rates, registry
+from sitq.backends.sqlite.errors import DamagedError
 from sitq.backends.sqlite.limits import Gate, Limits, Turn
 from sitq.backends.sqlite.rings import Rings
 from sitq.backends.sqlite.schema import moment
@@ -114,9 +115,10 @@ def reserve(db: sqlite3.Connection, wanted: Reservation, rings: Rings) -> Reserv
         # One number for the whole batch: it is new for each of its tasks, and no task gets it twice.
         [[fence]] = db.execute(_NEXT_FENCE).fetchall()
         taken = turns[: wanted.limit]
-        if _take(db, _TAKE_PLAIN, fence, wanted, taken) < len(taken):
+        plain = _take(db, _TAKE_PLAIN, fence, wanted, taken)
+        if plain < len(taken):
             is_bounded = True
-            taken, goes_on = _take_limited(db, search, fence, turns, rings)
+            taken, goes_on = _take_limited(db, search, fence, turns, plain, rings)
         tasks = _taken(db, fence, taken)
     if len(tasks) == wanted.limit:
         return Reserved(tasks)
@@ -159,9 +161,10 @@ def _take(db: sqlite3.Connection, sql: str, fence: int, wanted: Reservation, tur
 
 
 def _take_limited(
-    db: sqlite3.Connection, search: _Search, fence: int, turns: list[Turn], rings: Rings
+    db: sqlite3.Connection, search: _Search, fence: int, turns: list[Turn], plain: int, rings: Rings
 ) -> tuple[list[Turn], bool]:
-    """Take those, too, whose limits allow it, and put the others in line. The best without limits were taken before.
+    """Take those, too, whose limits allow it, and put the others in line. The best without limits were taken before,
+    `plain` of them.
 
     Returns all that was taken, and whether there may be more that was not looked at.
     """
@@ -172,6 +175,8 @@ def _take_limited(
     gate = Gate(db, wanted.now)
     limited = limits.of_pending(db, [seq for _, _, seq in turns])
     taken = {turn for turn in best if turn[2] not in limited}
+    if len(taken) != plain:  # or they would be handed out for ever, and never run
+        raise DamagedError("a task is due that has limits and is neither pending nor running")
     while turns and len(taken) < wanted.limit and gate.held_up < _MOST_HELD_UP:
         others = [turn for turn in turns if turn not in taken]
         chosen = _let_in(gate, others, limited, wanted.limit - len(taken), to_the_end=wanted.ids is not None)

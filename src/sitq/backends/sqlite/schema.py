@@ -8,7 +8,7 @@ import sqlite3
 from datetime import UTC, datetime, timedelta
 from typing import Final, overload
 
-from sitq.errors import BackendSchemaError
+from sitq.errors import BackendConnectionError, BackendSchemaError
 
 VERSION: Final = 1
 _SPARE_PAGES: Final = 1_000
@@ -201,8 +201,14 @@ def moment(value: int) -> datetime: ...
 @overload
 def moment(value: int | None) -> datetime | None: ...
 def moment(value: int | None) -> datetime | None:
-    """The instant that `micros` was given; None for a column that is empty."""
-    return None if value is None else _EPOCH + timedelta(microseconds=value)
+    """The instant that `micros` was given; None for a column that is empty. The nearest one that there is, if a number
+    means none: sitq writes no such number, and to look at it must not fail."""
+    if value is None:
+        return None
+    try:
+        return _EPOCH + timedelta(microseconds=value)
+    except OverflowError:
+        return datetime.max.replace(tzinfo=UTC) if value > 0 else datetime.min.replace(tzinfo=UTC)
 
 
 def let_shrink(db: sqlite3.Connection) -> None:
@@ -226,6 +232,7 @@ def migrate(db: sqlite3.Connection) -> None:
 
     Raises:
         BackendSchemaError: if the file was written by a newer sitq. It is left untouched.
+        BackendConnectionError: if it does not say which sitq wrote it.
     """
     if _version(db) == VERSION:
         return
@@ -252,4 +259,9 @@ def _version(db: sqlite3.Connection) -> int:
     if db.execute("SELECT 1 FROM sqlite_master WHERE name = 'sitq_meta'").fetchone() is None:
         return 0
     row = db.execute("SELECT value FROM sitq_meta WHERE key = 'schema_version'").fetchone()
-    return int(row[0])
+    if row is None or not isinstance(row[0], int) or row[0] < 1:
+        raise BackendConnectionError(
+            f"the database has schema {None if row is None else row[0]!r}, which no sitq wrote: it is damaged. Run "
+            "`sitq doctor` on it, or restore a backup. Nothing was changed"
+        )
+    return row[0]

@@ -1,0 +1,117 @@
+"""Rows that sitq did not write: found by tests/lab/fuzz."""
+
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sitq.backends.sqlite import SQLiteBackend
+from sitq.backends.sqlite.schema import moment
+from sitq.errors import BackendConnectionError, BackendError, ValidationError
+from sitq.model import Concurrency, Edge, Status, TaskQuery, Unique
+from tests.support import HOUR, LEASE, FakeClock, new_task, reserved_ids
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "tasks.db"
+
+
+@pytest.fixture
+async def backend(path: Path) -> AsyncIterator[SQLiteBackend]:
+    backend = SQLiteBackend(path, durability="fast", clock=FakeClock())
+    await backend.open()
+    yield backend
+    await backend.close()
+
+
+def write(path: Path, sql: str, *values: Any) -> None:
+    with closing(sqlite3.connect(path)) as db, db:
+        assert db.execute(sql, values).rowcount > 0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "metadata = '{'",
+        "metadata = CAST(x'ff' AS TEXT)",
+        "name = CAST(x'ff' AS TEXT)",
+        "queue = CAST(x'ff' AS TEXT)",
+    ],
+)
+async def test_a_task_that_cannot_be_read_does_not_hold_up_the_others(
+    backend: SQLiteBackend, path: Path, change: str
+) -> None:
+    await backend.enqueue([new_task("bad", metadata={}), new_task("good")])
+    write(path, f"UPDATE sitq_tasks SET {change} WHERE id = 'bad'")
+    assert await reserved_ids(backend) == ["good"]
+    assert await reserved_ids(backend) == []
+    assert (await backend.cancel(["good"]))["good"] is Status.RUNNING
+    assert await backend.prune(1, ids=["bad"]) == 1
+
+
+async def test_a_limited_task_in_no_known_state_is_not_handed_out_for_ever(
+    backend: SQLiteBackend, path: Path
+) -> None:
+    await backend.enqueue([new_task("bad", concurrency=Concurrency("c", 1)), new_task("good")])
+    write(path, "UPDATE sitq_tasks SET status = 'odd' WHERE id = 'bad'")
+    assert await reserved_ids(backend) == ["good"]
+    assert await reserved_ids(backend) == []
+
+
+async def test_a_task_whose_key_another_one_has_does_not_hold_up_the_others(
+    backend: SQLiteBackend, path: Path
+) -> None:
+    await backend.enqueue([new_task("bad", unique=Unique("key"))])
+    write(path, "UPDATE sitq_tasks SET status = 'odd' WHERE id = 'bad'")
+    await backend.enqueue([new_task("good", unique=Unique("key"))])
+    assert await reserved_ids(backend) == ["good"]
+
+
+async def test_a_task_that_is_due_after_all_times_does_not_hold_up_the_others(
+    backend: SQLiteBackend, path: Path
+) -> None:
+    await backend.enqueue([new_task("bad", due_at=datetime(2030, 1, 1, tzinfo=UTC)), new_task("good")])
+    write(path, "UPDATE sitq_tasks SET due_at = ? WHERE id = 'bad'", 2**62)
+    await backend.reserve("w1", None, 1, HOUR)
+    assert (await backend.reserve("w1", None, 10, LEASE)).tasks == []
+
+
+@pytest.mark.parametrize(
+    "change", ["status = 'odd'", "metadata = '['", "unique_until = 'odd', unique_key = 'a'"]
+)
+async def test_readers_get_a_typed_error(backend: SQLiteBackend, path: Path, change: str) -> None:
+    await backend.enqueue([new_task("bad")])
+    write(path, f"UPDATE sitq_tasks SET {change}")
+    with pytest.raises(BackendError, match="not as sitq writes it"):
+        await backend.find(TaskQuery())
+
+
+async def test_a_parent_in_no_known_state_is_a_typed_error(backend: SQLiteBackend, path: Path) -> None:
+    await backend.enqueue([new_task("bad")])
+    write(path, "UPDATE sitq_tasks SET status = 'odd'")
+    with pytest.raises(BackendError, match="not as sitq writes it"):
+        await backend.enqueue([new_task(edges=(Edge("bad"),))])
+
+
+@pytest.mark.parametrize("change", ["value = -5", "value = 0", "key = 'other'"])
+async def test_a_file_without_a_version_is_refused(backend: SQLiteBackend, path: Path, change: str) -> None:
+    write(path, f"UPDATE sitq_meta SET {change} WHERE key = 'schema_version'")
+    with pytest.raises(BackendConnectionError, match="which no sitq wrote"):
+        await SQLiteBackend(path).open()
+
+
+def test_numbers_beyond_all_times_are_the_nearest_one() -> None:
+    assert moment(2**63 - 1) == datetime.max.replace(tzinfo=UTC)
+    assert moment(-(2**63)) == datetime.min.replace(tzinfo=UTC)
+    assert moment(1) == datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=1)
+
+
+@pytest.mark.parametrize("path", ["/", "a\0b", "../" * 50])
+def test_a_path_that_is_no_file_is_refused(path: str) -> None:
+    with pytest.raises(ValidationError, match="give the path of a file"):
+        SQLiteBackend(path)
