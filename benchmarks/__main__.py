@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import TextIO
+from typing import Final, TextIO
 
 from benchmarks import report
 from benchmarks.dependent import dependent
@@ -16,6 +16,7 @@ from benchmarks.drain import drain
 from benchmarks.due import due
 from benchmarks.enqueue import enqueue
 from benchmarks.footprint import idle, memory
+from benchmarks.growth import growth
 from benchmarks.limited import limited
 from benchmarks.measure import Figure, Scale
 from benchmarks.processes import processes
@@ -39,7 +40,11 @@ BENCHMARKS: dict[str, Callable[[Scale], AsyncIterator[Figure]]] = {
     "processes": processes,
     "dependent": dependent,
     "serializers": serializers,
+    "growth": growth,
 }
+
+ONLY_WHEN_NAMED: Final = ("growth",)
+"""Takes minutes to fill its file."""
 
 
 async def measure(names: list[str], scale: Scale, out: TextIO) -> list[Figure]:
@@ -79,11 +84,12 @@ def main(arguments: list[str] | None = None) -> int:
     unknown = [name for name in given.names if name not in BENCHMARKS]
     if unknown:
         parser.error(f"unknown: {', '.join(unknown)}; choose from {', '.join(BENCHMARKS)}")
+    by_default = [name for name in BENCHMARKS if name not in ONLY_WHEN_NAMED]
     start = time.perf_counter()
     machine = report.facts(given.dir)
     out = sys.stderr if given.json == "-" else sys.stdout
     print(", ".join(f"{key} {value}" for key, value in machine.items()), file=out)
-    figures = asyncio.run(measure(given.names or list(BENCHMARKS), Scale(given.quick, given.dir), out))
+    figures = asyncio.run(measure(given.names or by_default, Scale(given.quick, given.dir), out))
     seconds = time.perf_counter() - start
     if given.json:
         text = json.dumps(report.as_json(figures, machine, quick=given.quick, seconds=seconds), indent=2)
