@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final, TextIO
 
 from benchmarks import report
+from benchmarks.comparison.cli import main as peers
 from benchmarks.dependent import dependent
 from benchmarks.drain import drain
 from benchmarks.due import due
@@ -60,7 +61,10 @@ async def measure(names: list[str], scale: Scale, out: TextIO) -> list[Figure]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line. Exit code 0 whatever the figures are, 2 for wrong usage."""
+    """The command line; `peers` has one of its own. Exit code 0 whatever the figures are, 2 for wrong usage."""
+    words = sys.argv[1:] if arguments is None else arguments
+    if words[:1] == ["peers"]:
+        return peers(words[1:])
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description="Measure sitq beside the limit of the machine. Rates: ratio 1 means as fast as a straight-line "
@@ -76,7 +80,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--dir", type=Path, default=Path(tempfile.gettempdir()), help="where the databases are made"
     )
     parser.add_argument("--list", action="store_true", help="name what can be measured and stop")
-    given = parser.parse_args(arguments)
+    given = parser.parse_args(words)
     if given.list:
         for name, benchmark in BENCHMARKS.items():
             print(f"{name:10} {(benchmark.__doc__ or '').splitlines()[0]}")

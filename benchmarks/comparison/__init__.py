@@ -1,1 +1,1 @@
-"""sitq beside other task queues: the same work, on the same machine, in the same run. See docs/explanation/comparison.md."""
+"""sitq beside other task queues: the same work, on the same machine, in the same run."""

@@ -12,8 +12,8 @@ from typing import Final
 from benchmarks.peers.interface import Peer
 
 ROOT: Final = Path(__file__).resolve().parents[2]
-FOLDERS: Final = (".venv-peers", ".venv-peers-redis5")
-"""Environments that `make bench-peers` sets up. arq needs an older client for Redis than the others: it has its own."""
+FOLDERS: Final = (".venv-peers", ".venv-peers-arq", ".venv-peers-taskiq")
+"""What `make bench-peers` sets up. arq needs an older client for Redis than the others, and taskiq a newer one."""
 
 _VERSIONS: Final = """
 import importlib.metadata, json, sqlite3, sys

@@ -1,6 +1,5 @@
 """Servers of our own for the time of a run: on the loopback address, with an empty folder and stated durability."""
 
-import glob
 import os
 import shutil
 import socket
@@ -17,7 +16,7 @@ _HOST: Final = "127.0.0.1"
 _REDIS_DATABASES: Final = 16
 
 
-class Missing(RuntimeError):
+class MissingError(RuntimeError):
     """A server's programs are not installed. The text says how to get them."""
 
 
@@ -49,14 +48,25 @@ class Server:
             return f"redis://{_HOST}:{self.port}/{number}"
         name = f"bench{number}"
         for statement in (f"DROP DATABASE IF EXISTS {name} WITH (FORCE)", f"CREATE DATABASE {name}"):
-            command = [self.tools / "psql", "-qX", "-h", _HOST, "-p", str(self.port), "-U", "bench", "-c", statement]
+            command = [
+                self.tools / "psql",
+                "-qX",
+                "-h",
+                _HOST,
+                "-p",
+                str(self.port),
+                "-U",
+                "bench",
+                "-c",
+                statement,
+            ]
             subprocess.run([*command, "postgres"], check=True, capture_output=True)
         return f"postgresql://bench@{_HOST}:{self.port}/{name}"
 
 
 @contextmanager
 def running(kind: str, folder: Path) -> Iterator[Server]:
-    """Start a server and end it afterwards. Raises `Missing`."""
+    """Start a server and end it afterwards. Raises `MissingError`."""
     starter = redis if kind == "Redis" else postgresql
     with starter(folder) as server:
         yield server
@@ -67,9 +77,16 @@ def redis(folder: Path, fsync: str = "everysec") -> Iterator[Server]:
     """redis-server with an append-only file; with `everysec` up to a second of writes may be lost with the power."""
     program = shutil.which("redis-server") or shutil.which("valkey-server")
     if program is None:
-        raise Missing("redis-server is not installed (Debian and Ubuntu: apt install redis-server)")
+        raise MissingError("redis-server is not installed (Debian and Ubuntu: apt install redis-server)")
     data, port = _made(folder / "redis"), _free_port()
-    options = {"port": port, "bind": _HOST, "dir": data, "appendonly": "yes", "appendfsync": fsync, "save": ""}
+    options = {
+        "port": port,
+        "bind": _HOST,
+        "dir": data,
+        "appendonly": "yes",
+        "appendfsync": fsync,
+        "save": "",
+    }
     command = [program, *(word for name, value in options.items() for word in (f"--{name}", str(value)))]
     with (data / "log").open("wb") as log, _process(command, log) as process:
         _wait_for(lambda: _redis(port, "PING") is not None, process, data / "log")
@@ -89,30 +106,45 @@ def postgresql(folder: Path) -> Iterator[Server]:
         shutil.chown(data, user)
     quiet = ["--auth=trust", "--username=bench", "--encoding=UTF8", "--no-locale", "--no-instructions"]
     made = subprocess.run(
-        [tools / "initdb", *quiet, "-D", data / "db"], user=user, cwd=data, capture_output=True, text=True, check=False
+        [tools / "initdb", *quiet, "-D", data / "db"],
+        user=user,
+        cwd=data,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if made.returncode:
-        raise Missing(f"initdb failed: {made.stderr.strip().splitlines()[-1]}")
-    options = {"listen_addresses": _HOST, "port": port, "unix_socket_directories": data, "max_connections": 300}
+        raise MissingError(f"initdb failed: {made.stderr.strip().splitlines()[-1]}")
+    options = {
+        "listen_addresses": _HOST,
+        "port": port,
+        "unix_socket_directories": data,
+        "max_connections": 300,
+    }
     settings = {"fsync": "on", "synchronous_commit": "on"}
     words = [f"--{name}={value}" for name, value in (options | settings).items()]
-    with (data / "log").open("wb") as log, _process([tools / "postgres", "-D", data / "db", *words], log, user) as process:
+    with (
+        (data / "log").open("wb") as log,
+        _process([tools / "postgres", "-D", data / "db", *words], log, user) as process,
+    ):
         _wait_for(lambda: _is_ready(tools, port), process, data / "log")
-        told = subprocess.run([tools / "postgres", "--version"], capture_output=True, text=True, check=True).stdout
+        told = subprocess.run(
+            [tools / "postgres", "--version"], capture_output=True, text=True, check=True
+        ).stdout
         stated = ", ".join(f"{name} {value}" for name, value in settings.items())
         yield Server("PostgreSQL", told.split()[2], stated, port, process.pid, tools)
 
 
 def _postgresql_tools() -> Path:
     """Where PostgreSQL's programs are; the newest ones."""
-    folders = [Path(each) for each in glob.glob("/usr/lib/postgresql/*/bin")]
+    folders = list(Path("/usr/lib/postgresql").glob("*/bin"))
     folders.sort(key=lambda each: int(each.parent.name) if each.parent.name.isdigit() else 0)
     if found := shutil.which("initdb"):
         folders.insert(0, Path(found).resolve().parent)
     for folder in reversed(folders):
         if all((folder / name).exists() for name in ("initdb", "postgres", "psql")):
             return folder
-    raise Missing("PostgreSQL is not installed (Debian and Ubuntu: apt install postgresql)")
+    raise MissingError("PostgreSQL is not installed (Debian and Ubuntu: apt install postgresql)")
 
 
 def _made(folder: Path) -> Path:
@@ -130,7 +162,9 @@ def _free_port() -> int:
 
 
 @contextmanager
-def _process(command: list[object], log: object, user: str | None = None) -> Iterator[subprocess.Popen[bytes]]:
+def _process(
+    command: list[object], log: object, user: str | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
     process = subprocess.Popen(
         [str(word) for word in command],
         stdin=subprocess.DEVNULL,
@@ -157,14 +191,17 @@ def _wait_for(condition: object, process: subprocess.Popen[bytes], log: Path) ->
     while not condition():  # type: ignore[operator]
         if process.poll() is not None or time.monotonic() > end:
             words = log.read_text(errors="replace").strip().splitlines()
-            raise Missing(f"the server did not start: {words[-1] if words else 'it said nothing'}")
+            raise MissingError(f"the server did not start: {words[-1] if words else 'it said nothing'}")
         time.sleep(0.05)
 
 
 def _redis(port: int, *commands: str) -> str | None:
     """Send commands and return the last answer; None if nobody listens or it refuses."""
     try:
-        with socket.create_connection((_HOST, port), timeout=_PATIENCE) as sock, sock.makefile("rw") as stream:
+        with (
+            socket.create_connection((_HOST, port), timeout=_PATIENCE) as sock,
+            sock.makefile("rw") as stream,
+        ):
             answer = ""
             for command in commands:
                 stream.write(command + "\r\n")
@@ -178,7 +215,17 @@ def _redis(port: int, *commands: str) -> str | None:
 
 
 def _is_ready(tools: Path, port: int) -> bool:
-    command = [tools / "psql", "-qXtA", "-h", _HOST, "-p", str(port), "-U", "bench", "-c", "SELECT 1", "postgres"]
+    command = [
+        tools / "psql",
+        "-qXtA",
+        "-h",
+        _HOST,
+        "-p",
+        str(port),
+        "-U",
+        "bench",
+        "-c",
+        "SELECT 1",
+        "postgres",
+    ]
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
-
-

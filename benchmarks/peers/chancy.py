@@ -43,7 +43,9 @@ async def client(place: Place) -> AsyncIterator[Client]:
             await chancy.push(job(task, number))
 
         async def enqueue_many(task: str, numbers: range) -> None:
-            async for _ in chancy.push_many([job(task, number) for number in numbers], batch_size=len(numbers)):
+            async for _ in chancy.push_many(
+                [job(task, number) for number in numbers], batch_size=len(numbers)
+            ):
                 pass
 
         yield Client(enqueue, enqueue_many)

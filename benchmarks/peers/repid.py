@@ -8,7 +8,9 @@ from typing import Any
 from benchmarks.peers.interface import EACH_SECOND, Client, Peer, Place, Setting
 from benchmarks.peers.work import COROUTINES
 
-PEER = Peer("repid", ("repid", "redis"), "Redis", (Setting("", EACH_SECOND, results=False),), runs="coroutines")
+PEER = Peer(
+    "repid", ("repid", "redis"), "Redis", (Setting("", EACH_SECOND, results=False),), runs="coroutines"
+)
 
 
 def prepare(place: Place) -> None:

@@ -7,9 +7,7 @@ from typing import Any
 from benchmarks.peers.interface import NOT_SYNCED, Client, Peer, Place, Setting
 from benchmarks.peers.work import COROUTINES
 
-PEER = Peer(
-    "tinyjobs", ("tinyjobs",), "SQLite", (Setting("", NOT_SYNCED, results=True),), runs="coroutines"
-)
+PEER = Peer("tinyjobs", ("tinyjobs",), "SQLite", (Setting("", NOT_SYNCED, results=True),), runs="coroutines")
 
 
 def prepare(place: Place) -> None:
