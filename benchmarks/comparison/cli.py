@@ -10,15 +10,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks import report
-from benchmarks.comparison import chart, environments, table
+from benchmarks.comparison import environments, page, table
 from benchmarks.comparison.measures import Row, merged
 from benchmarks.comparison.runner import Runner
 from benchmarks.peers import NAMES
 from benchmarks.peers.interface import Peer, load
 
 PAGE: Final = environments.ROOT / "docs" / "explanation" / "comparison.md"
-_BEGIN: Final = "<!-- written by `python -m benchmarks peers --publish`: begin -->"
-_END: Final = "<!-- written by `python -m benchmarks peers --publish`: end -->"
 
 
 def main(arguments: list[str]) -> int:
@@ -36,8 +34,20 @@ def main(arguments: list[str]) -> int:
         told = json.loads(given.figures.read_text(encoding="utf-8"))
     else:
         told = _measured(given)
+    told["growth"] = _growth(given)
     _write(given, told)
     return 0
+
+
+def _growth(given: argparse.Namespace) -> list[dict[str, Any]]:
+    """The figures of `python -m benchmarks growth`: those given, else those that were given before."""
+    path, key = (
+        (given.growth, "figures") if given.growth else (given.figures or PAGE.with_suffix(".json"), "growth")
+    )
+    if not path.exists():
+        return []
+    found: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")).get(key, [])
+    return found
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -66,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there as JSON")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables there as Markdown")
     parser.add_argument("--chart", type=Path, metavar="FILE", help="write the chart there as SVG")
+    parser.add_argument("--growth", type=Path, metavar="FILE", help="the JSON of `python -m benchmarks growth`")
     parser.add_argument(
         "--publish", action="store_true", help="write JSON, chart and tables into the documentation"
     )
@@ -125,58 +136,12 @@ def _peer(name: str) -> Peer:
 def _write(given: argparse.Namespace, told: dict[str, Any]) -> None:
     rows = table.from_json(told)
     if given.json:
-        given.json.write_text(as_text(told), encoding="utf-8")
+        given.json.write_text(page.as_text(told), encoding="utf-8")
     if given.markdown:
         given.markdown.write_text(table.markdown(rows) + "\n", encoding="utf-8")
     if given.chart:
-        given.chart.write_text(drawn(told), encoding="utf-8")
+        given.chart.write_text(page.drawn(told), encoding="utf-8")
     if given.publish:
-        publish(told, PAGE)
+        page.publish(told, PAGE)
     elif given.figures and not (given.json or given.markdown or given.chart):
         sys.stdout.write(table.markdown(rows) + "\n")
-
-
-def as_text(told: dict[str, Any]) -> str:
-    """The JSON file."""
-    return json.dumps(told, indent=1, allow_nan=False) + "\n"
-
-
-def drawn(told: dict[str, Any]) -> str:
-    """The chart of a run."""
-    machine = told["machine"]
-    subtitle = f"{machine['cores']} cores, {machine['file_system']}, Python {machine['python']}; one run, one machine"
-    return chart.svg(table.from_json(told), subtitle)
-
-
-def facts_in_words(told: dict[str, Any]) -> str:
-    """What one has to know about the run, as a paragraph."""
-    machine = told["machine"]
-    parts = [
-        f"{machine['cores']} cores ({machine['processor']}), {machine['file_system']}",
-        f"CPython {machine['python']}, SQLite {machine['sqlite']}",
-        *(f"{kind} {words}" for kind, words in told["servers"].items()),
-        f"load average {machine['load_average'][0]:.2f} at the start",
-        f"{told['rounds']} round(s) of parts of {told['seconds']:g} s, {told['took'] / 60:.0f} minutes in all",
-    ]
-    text = f"{'; '.join(parts)}."
-    first = next((row for row in table.from_json(told) if row.peer == "sitq"), None)
-    if first and (again := told["again"]):
-        both = ", ".join(
-            f"{name} {report.number(first.values[name])} and {report.number(again[name])}"
-            for name in ("enqueue 100", "drain 100", "wake-up p50")
-            if name in first.values and name in again
-        )
-        text += f" {first.name} came first and once more at the end, which tells how steady the machine was: {both}."
-    return text
-
-
-def publish(told: dict[str, Any], page: Path) -> None:
-    """Write the JSON and the chart beside a page, and the tables into it, between its marks."""
-    page.with_suffix(".json").write_text(as_text(told), encoding="utf-8")
-    page.with_suffix(".svg").write_text(drawn(told), encoding="utf-8")
-    text = page.read_text(encoding="utf-8")
-    before, _, rest = text.partition(_BEGIN)
-    _, _, after = rest.partition(_END)
-    tables = table.markdown(table.from_json(told))
-    written = f"{_BEGIN}\n\n{facts_in_words(told)}\n\n{tables}\n\n{_END}"
-    page.write_text(f"{before}{written}{after}", encoding="utf-8")

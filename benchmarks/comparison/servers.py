@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+POSTGRESQL: Final = Path("/usr/lib/postgresql")
+"""Where Debian puts each version."""
+
 _PATIENCE: Final = 30.0
 _HOST: Final = "127.0.0.1"
 _REDIS_DATABASES: Final = 16
@@ -137,7 +140,7 @@ def postgresql(folder: Path) -> Iterator[Server]:
 
 def _postgresql_tools() -> Path:
     """Where PostgreSQL's programs are; the newest ones."""
-    folders = list(Path("/usr/lib/postgresql").glob("*/bin"))
+    folders = list(POSTGRESQL.glob("*/bin"))
     folders.sort(key=lambda each: int(each.parent.name) if each.parent.name.isdigit() else 0)
     if found := shutil.which("initdb"):
         folders.insert(0, Path(found).resolve().parent)

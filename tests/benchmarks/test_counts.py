@@ -24,11 +24,11 @@ SAME_PYTHON = RECORDED["python"] == f"{sys.version_info[0]}.{sys.version_info[1]
 _TRIES = 3
 
 
-async def judged(folder: Path) -> list[str]:
-    """What is too much in the least of up to three runs."""
+async def judged(folder: Path, tries: int = _TRIES) -> list[str]:
+    """What is too much in the least of up to so many runs."""
     found: list[counts.Figures] = []
     said: list[str] = []
-    for number in range(_TRIES):
+    for number in range(tries):
         place = folder / str(number)
         place.mkdir()
         found.append(await counts.figures(place))
@@ -61,7 +61,7 @@ async def test_a_call_that_is_encoded_twice_is_noticed(
 ) -> None:
     for kind in (codec.Codec, codec._PickleCodec):
         monkeypatch.setattr(kind, "encode_call", twice(kind.encode_call))
-    said = await judged(tmp_path)
+    said = await judged(tmp_path, 1)
     assert any(each.startswith("enqueue_many") and " calls a task" in each for each in said), said
 
 
@@ -81,7 +81,7 @@ async def test_a_statement_more_for_each_task_is_noticed(
 
     monkeypatch.setattr(enqueue, "_row", one_more)
     monkeypatch.setattr(enqueue, "enqueue", with_connection)
-    said = await judged(tmp_path)
+    said = await judged(tmp_path, 1)
     for scenario in ("enqueue, one after another", "enqueue, 100 callers", "enqueue_many"):
         assert any(each.startswith(scenario) and " statements a task" in each for each in said), said
     assert not any(each.startswith("drain") for each in said), said
