@@ -6,19 +6,24 @@ from html import escape
 from typing import Final
 
 from benchmarks.comparison.measures import BY_NAME, Row
-from benchmarks.peers.interface import SYNCED
+from benchmarks.peers.interface import LOST, SYNCED
 from benchmarks.report import number
 
 _LABELS: Final = 168
 _PANEL: Final = 212
 _GAP: Final = 26
 _VALUE: Final = 56
+_TIMES: Final = 92
 _LINE: Final = 22
 _TOP: Final = 78
 _BAR: Final = 13
 _TICKS: Final = (1, 10, 100, 1000)
 _BARS: Final = ("enqueue 100", "drain 100")
 
+_NOTES: Final = (
+    "pale: not each commit is synced to the disk; * stores no results; \N{DAGGER} loses the task of a dead worker",
+    "wake-up: from p50 (bar) to p99 (line), on a logarithmic scale, and as numbers",
+)
 _READ_ALOUD: Final = 'role="img" aria-labelledby="title description"'
 _STYLE: Final = """
   .page { fill: #ffffff } .text { fill: #1f2328 } .soft { fill: #59636e } .rule { stroke: #d1d9e0 }
@@ -41,7 +46,7 @@ def svg(rows: Iterable[Row], subtitle: str) -> str:
         kind: [row for row in shown if row.storage == kind] for kind in ("SQLite", "Redis", "PostgreSQL")
     }
     groups = {kind: found for kind, found in groups.items() if found}
-    height = _TOP + _LINE * (len(shown) + len(groups)) + 40
+    height = _TOP + _LINE * (len(shown) + len(groups)) + 62
     width = _LABELS + 3 * (_PANEL + _GAP)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" {_READ_ALOUD}>',
@@ -62,8 +67,7 @@ def svg(rows: Iterable[Row], subtitle: str) -> str:
             y += _LINE
             parts += _row(row, y, scales)
     parts.append(_ticks(y))
-    note = "pale: not every commit is synced to the disk. Wake-up: from p50 (bar) to p99 (line), on a logarithmic scale"
-    parts.append(_text(16, height - 12, note, "soft small"))
+    parts += [_text(16, height - 30 + 18 * number, note, "soft small") for number, note in enumerate(_NOTES)]
     return "\n".join([*parts, "</svg>", ""])
 
 
@@ -89,11 +93,11 @@ def _row(row: Row, y: int, scales: list[Callable[[float], float]]) -> list[str]:
     kind = "sitq" if row.peer == "sitq" else "peer"
     pale = "" if row.durability == SYNCED else " pale"
     weight = " strong" if kind == "sitq" else ""
-    parts = [_text(16, y - 6, row.name, f"text small{weight}")]
+    parts = [_text(16, y - 6, row.name + _marks(row), f"text small{weight}")]
     for panel, (name, scale) in enumerate(zip(_BARS, scales, strict=True)):
         x = _left(panel)
         if (value := row.values.get(name)) is None:
-            parts.append(_text(x, y - 6, row.reasons.get(name) or "none", "soft small"))
+            parts.append(_text(x, y - 6, "not measured", "soft small"))
             continue
         long = scale(value)
         parts.append(
@@ -103,10 +107,15 @@ def _row(row: Row, y: int, scales: list[Callable[[float], float]]) -> list[str]:
     return parts + _wake_up(row, y, kind, weight)
 
 
+def _marks(row: Row) -> str:
+    marks = ("" if row.results else "*") + ("\N{DAGGER}" if row.crash == LOST else "")
+    return f" {marks}" if marks else ""
+
+
 def _log(value: float) -> float:
     """Where a time lies between the first tick and the last one."""
     share = math.log10(max(value, _TICKS[0])) / math.log10(_TICKS[-1])
-    return _left(2) + min(share, 1.1) * (_PANEL - _VALUE - 12)
+    return _left(2) + min(share, 1.05) * (_PANEL - _TIMES)
 
 
 def _wake_up(row: Row, y: int, kind: str, weight: str) -> list[str]:

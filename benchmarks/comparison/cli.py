@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import signal
 import sys
 import tempfile
 import time
@@ -76,7 +77,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there as JSON")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables there as Markdown")
     parser.add_argument("--chart", type=Path, metavar="FILE", help="write the chart there as SVG")
-    parser.add_argument("--growth", type=Path, metavar="FILE", help="the JSON of `python -m benchmarks growth`")
+    parser.add_argument(
+        "--growth", type=Path, metavar="FILE", help="the JSON of `python -m benchmarks growth`"
+    )
     parser.add_argument(
         "--publish", action="store_true", help="write JSON, chart and tables into the documentation"
     )
@@ -97,6 +100,9 @@ def _measured(given: argparse.Namespace) -> dict[str, Any]:
     rounds: list[list[Row]] = [[] for _ in chosen]
     again: dict[str, float] = {}
     with ExitStack() as stack:
+        # Servers and workers have sessions of their own: without this they would outlive a run that is ended.
+        before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+        stack.callback(signal.signal, signal.SIGTERM, before)
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sitq-peers-", dir=given.dir)))
         folder.chmod(0o755)  # PostgreSQL does not run as root
         runner = Runner(folder, folders, given.seconds, stack, given.limit)

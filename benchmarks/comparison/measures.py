@@ -60,7 +60,7 @@ class Row:
     storage: str
     durability: str
     results: bool
-    at_most_once: bool
+    crash: str
     runs: str
     note: str
     versions: dict[str, str] = field(default_factory=dict)
@@ -77,7 +77,7 @@ class Row:
             peer.storage,
             setting.durability,
             setting.results,
-            setting.at_most_once,
+            setting.crash,
             peer.runs,
             peer.note,
         )

@@ -33,6 +33,8 @@ def facts_in_words(told: dict[str, Any]) -> str:
         f"{told['rounds']} round(s) of parts of {told['seconds']:g} s, {told['took'] / 60:.0f} minutes in all",
     ]
     text = f"{'; '.join(parts)}."
+    if machine["load_average"][0] > machine["cores"] / 2:
+        text = f"**Provisional:** the machine did other work at the time, so these figures are only for a look. {text}"
     first = next((row for row in table.from_json(told) if row.peer == "sitq"), None)
     if first and (again := told["again"]):
         both = ", ".join(

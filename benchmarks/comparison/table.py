@@ -108,7 +108,7 @@ def _settings(rows: list[Row]) -> str:
             row.storage,
             row.durability,
             "stored" if row.results else "not stored",
-            "is lost" if row.at_most_once else "runs again",
+            row.crash,
             row.runs,
         ]
         for row in rows

@@ -4,14 +4,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from benchmarks.peers.interface import EACH_SECOND, Client, Peer, Place, Setting
+from benchmarks.peers.interface import EACH_SECOND, LOST, Client, Peer, Place, Setting
 from benchmarks.peers.work import PLAIN
 
 PEER = Peer(
     "celery",
     ("celery", "kombu", "redis"),
     "Redis",
-    (Setting("", EACH_SECOND, results=True, at_most_once=True),),
+    (Setting("", EACH_SECOND, results=True, crash=LOST),),
     runs="threads",
     note="acknowledges before it runs, as it does by default",
 )

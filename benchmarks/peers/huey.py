@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from benchmarks.peers.interface import Client, Peer, Place, Setting
+from benchmarks.peers.interface import LOST, Client, Peer, Place, Setting
 from benchmarks.peers.work import PLAIN
 
 PEER = Peer(
@@ -13,8 +13,8 @@ PEER = Peer(
     ("huey",),
     "SQLite",
     (
-        Setting("fsync", "each commit synced", results=True, at_most_once=True),
-        Setting("", "no syncs at all (its default)", results=True, at_most_once=True),
+        Setting("fsync", "each commit synced", results=True, crash=LOST),
+        Setting("", "no syncs at all (its default)", results=True, crash=LOST),
     ),
     runs="threads",
     note="`noop` returns a number, which is stored until it is read",

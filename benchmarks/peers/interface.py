@@ -15,6 +15,8 @@ type Storage = Literal["SQLite", "Redis", "PostgreSQL"]
 
 SYNCED: Final = "each commit synced"
 NOT_SYNCED: Final = "the operating system syncs later"
+RUNS_AGAIN: Final = "runs again"
+LOST: Final = "is lost"
 EACH_SECOND: Final = "append-only file, synced each second"
 
 
@@ -26,13 +28,13 @@ class Setting:
         name: Tells it from the other settings of the peer; "" for the only one.
         durability: What an enqueued task survives.
         results: Whether what a task returns can be read later.
-        at_most_once: Whether a task is lost with the worker that had it.
+        crash: What becomes of the task of a worker that is killed.
     """
 
     name: str
     durability: str
     results: bool
-    at_most_once: bool = False
+    crash: str = RUNS_AGAIN
 
 
 @dataclass(frozen=True, slots=True)

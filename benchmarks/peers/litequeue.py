@@ -13,7 +13,7 @@ PEER = Peer(
     "litequeue",
     ("litequeue",),
     "SQLite",
-    (Setting("", NOT_SYNCED, results=False),),
+    (Setting("", NOT_SYNCED, results=False, crash="waits until you call retry_expired"),),
     runs="one at a time",
     most=1,
     note="no worker of its own: a loop of ours pops, runs and marks as done, and looks again after 10 ms",

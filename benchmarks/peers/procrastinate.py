@@ -12,7 +12,7 @@ PEER = Peer(
     "procrastinate",
     ("procrastinate", "psycopg"),
     "PostgreSQL",
-    (Setting("", SYNCED, results=False),),
+    (Setting("", SYNCED, results=False, crash="waits until a task of yours looks for it"),),
     runs="coroutines",
 )
 

@@ -7,11 +7,15 @@ from typing import Any
 from benchmarks.peers.interface import EACH_SECOND, Client, Peer, Place, Setting
 from benchmarks.peers.work import PLAIN
 
+_FAILS = "fails, unless it has retries left"
 PEER = Peer(
     "rq",
     ("rq", "redis"),
     "Redis",
-    (Setting("", EACH_SECOND, results=True), Setting("SimpleWorker", EACH_SECOND, results=True)),
+    (
+        Setting("", EACH_SECOND, results=True, crash=_FAILS),
+        Setting("SimpleWorker", EACH_SECOND, results=True, crash=_FAILS),
+    ),
     runs="one at a time",
     most=1,
     note="Worker forks for each job, SimpleWorker does not",
