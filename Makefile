@@ -1,7 +1,7 @@
 # Needs a POSIX sh, make and Python >= 3.13 (or uv). Each target sets up .venv as far as it needs it.
 PY := .venv/bin/python
 
-.PHONY: help setup run-env test-env demo test check format docs spec bench lab pin clean
+.PHONY: help setup run-env test-env demo test check format docs spec bench bench-peers lab pin clean
 
 help:
 	@echo "make demo      index the standard library with a queue and a worker"
@@ -11,6 +11,7 @@ help:
 	@echo "make docs      build the documentation into site/; a warning is an error"
 	@echo "make spec      validate openspec/"
 	@echo "make bench     benchmarks"
+	@echo "make bench-peers  sitq beside other task queues; ARGS='sitq huey' names some, ARGS=--publish writes the page"
 	@echo "make lab       the laboratory: long runs that look for broken promises; ARGS='kill --count 500'"
 	@echo "make pin       write requirements/*.txt anew"
 
@@ -49,6 +50,10 @@ spec: setup
 bench: run-env
 	@$(PY) -m benchmarks $(ARGS)
 
+bench-peers: run-env
+	@sh scripts/peers.sh
+	@$(PY) -m benchmarks peers $(ARGS)
+
 lab: test-env
 	@$(PY) -m tests.lab $(or $(ARGS),--help)
 
@@ -56,4 +61,4 @@ pin: setup
 	@sh scripts/pin.sh
 
 clean:
-	rm -rf .venv site docs/assets/mermaid.min.js tools/*/node_modules .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-peers* site docs/assets/mermaid.min.js tools/*/node_modules .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -8,14 +8,16 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import TextIO
+from typing import Final, TextIO
 
 from benchmarks import report
+from benchmarks.comparison.cli import main as peers
 from benchmarks.dependent import dependent
 from benchmarks.drain import drain
 from benchmarks.due import due
 from benchmarks.enqueue import enqueue
 from benchmarks.footprint import idle, memory
+from benchmarks.growth import growth
 from benchmarks.limited import limited
 from benchmarks.measure import Figure, Scale
 from benchmarks.processes import processes
@@ -39,7 +41,11 @@ BENCHMARKS: dict[str, Callable[[Scale], AsyncIterator[Figure]]] = {
     "processes": processes,
     "dependent": dependent,
     "serializers": serializers,
+    "growth": growth,
 }
+
+ONLY_WHEN_NAMED: Final = ("growth",)
+"""Takes minutes to fill its file."""
 
 
 async def measure(names: list[str], scale: Scale, out: TextIO) -> list[Figure]:
@@ -55,7 +61,10 @@ async def measure(names: list[str], scale: Scale, out: TextIO) -> list[Figure]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line. Exit code 0 whatever the figures are, 2 for wrong usage."""
+    """The command line; `peers` has one of its own. Exit code 0 whatever the figures are, 2 for wrong usage."""
+    words = sys.argv[1:] if arguments is None else arguments
+    if words[:1] == ["peers"]:
+        return peers(words[1:])
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description="Measure sitq beside the limit of the machine. Rates: ratio 1 means as fast as a straight-line "
@@ -71,7 +80,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--dir", type=Path, default=Path(tempfile.gettempdir()), help="where the databases are made"
     )
     parser.add_argument("--list", action="store_true", help="name what can be measured and stop")
-    given = parser.parse_args(arguments)
+    given = parser.parse_args(words)
     if given.list:
         for name, benchmark in BENCHMARKS.items():
             print(f"{name:10} {(benchmark.__doc__ or '').splitlines()[0]}")
@@ -79,11 +88,12 @@ def main(arguments: list[str] | None = None) -> int:
     unknown = [name for name in given.names if name not in BENCHMARKS]
     if unknown:
         parser.error(f"unknown: {', '.join(unknown)}; choose from {', '.join(BENCHMARKS)}")
+    by_default = [name for name in BENCHMARKS if name not in ONLY_WHEN_NAMED]
     start = time.perf_counter()
     machine = report.facts(given.dir)
     out = sys.stderr if given.json == "-" else sys.stdout
     print(", ".join(f"{key} {value}" for key, value in machine.items()), file=out)
-    figures = asyncio.run(measure(given.names or list(BENCHMARKS), Scale(given.quick, given.dir), out))
+    figures = asyncio.run(measure(given.names or by_default, Scale(given.quick, given.dir), out))
     seconds = time.perf_counter() - start
     if given.json:
         text = json.dumps(report.as_json(figures, machine, quick=given.quick, seconds=seconds), indent=2)

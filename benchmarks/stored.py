@@ -22,7 +22,7 @@ _YEAR = 365 * 86_400_000_000
 
 # Counts from ?1 to ?2.
 NUMBERS = "WITH RECURSIVE number (n) AS (SELECT ?1 UNION ALL SELECT n + 1 FROM number WHERE n < ?2)"
-_FINISHED = f"""
+FINISHED = f"""
 {NUMBERS} INSERT INTO sitq_tasks (
     seq, id, name, queue, status, priority, due_at, fence, attempt, max_crashes, worker, result_ttl, enqueued_at,
     started_at, finished_at, expires_at, result)
@@ -30,7 +30,7 @@ SELECT n, printf('%036d', n), 'benchmarks.tasks.noop', 'default', 'success', 0, 
     ?3, ?3, ?3 + ?4, zeroblob(20)
 FROM number
 """
-_FAR_FUTURE = f"""
+FAR_FUTURE = f"""
 {NUMBERS} INSERT INTO sitq_tasks (seq, id, name, queue, status, priority, due_at, max_crashes, result_ttl, enqueued_at)
 SELECT n, printf('%036d', n), 'benchmarks.tasks.noop', 'default', 'pending', -5, ?3 + ?4, 3, ?4, ?3 FROM number
 """
@@ -40,7 +40,7 @@ _PAYLOADS = f"{NUMBERS} INSERT INTO sitq_payloads (seq, payload) SELECT n, zerob
 async def stored(scale: Scale) -> AsyncIterator[Figure]:
     """Reserve 10 and complete them with 1 k, 100 k and 1 M rows stored, beside an empty table."""
     sizes = (1_000, 100_000) if scale.quick else (1_000, 100_000, 1_000_000)
-    for kind, script in (("finished", _FINISHED), ("far-future", _FAR_FUTURE)):
+    for kind, script in (("finished", FINISHED), ("far-future", FAR_FUTURE)):
         for size in sizes:
             yield await _beside_empty(scale, kind, script, size)
 
@@ -52,7 +52,7 @@ async def _beside_empty(scale: Scale, kind: str, script: str, size: int) -> Figu
     with scale.file() as path, scale.file() as other:
         for file in (path, other):
             fill_for_sitq(file, noop, (rounds + 1) * BATCH)
-        _add(path, script, size)
+        add(path, script, size)
         async with opened(path) as ours, opened(other) as empty:
             for backend in (ours, empty):
                 await reserve_and_complete(backend)
@@ -92,7 +92,7 @@ async def reserve_and_complete(backend: SQLiteBackend) -> float:
     return time.perf_counter() - start
 
 
-def _add(path: Path, script: str, size: int) -> None:
+def add(path: Path, script: str, size: int) -> None:
     """Add rows by SQL, not synced. Not part of the measurement."""
     with closing(limits.connect(path, "fast")) as db:
         db.execute("PRAGMA synchronous = OFF")

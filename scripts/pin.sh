@@ -1,5 +1,5 @@
 #!/bin/sh
-# Writes requirements/{run,test,dev,data}.txt: exact versions with hashes for every platform, and no address;
+# Writes requirements/{run,test,dev,data,peers*}.txt: exact versions with hashes for every platform, and no address;
 # and the lock files of tools/*.
 # Needs .venv as `make setup` leaves it. Without a working uv, one is put into a throw-away environment.
 set -eu
@@ -32,6 +32,8 @@ compile test build test
 compile run build
 of=--no-deps constraint="" # only what the group names
 compile data examples-data
+of=pyproject.toml
+for name in peers peers-arq peers-taskiq; do compile "$name" "$name"; done
 if grep -nE '://|^-|file:|@ |(^|[ "])/' requirements/*.txt; then
   echo "pin: the lines above name a place; requirements must not" >&2
   exit 1

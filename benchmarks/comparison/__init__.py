@@ -1,0 +1,1 @@
+"""sitq beside other task queues: the same work, on the same machine, in the same run."""
