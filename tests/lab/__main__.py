@@ -14,8 +14,9 @@ from pathlib import Path
 from tests.lab import ledger
 from tests.lab.experiment import Batch, Experiment
 from tests.lab.kill.harness import KILL
+from tests.lab.planted.harness import PLANTED
 
-EXPERIMENTS = (KILL,)
+EXPERIMENTS = (KILL, PLANTED)
 
 
 class Bar:
