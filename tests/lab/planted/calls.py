@@ -41,7 +41,7 @@ CALLS = (
         "serialization/envelope.py",
         "if len(crc) < 4 or crc32(body, crc32(head)).to_bytes(4) != crc:",
         "if len(crc) < 4:",
-        ("tests/unit/test_formats.py",),
+        ("tests/unit/test_fine_print.py::test_one_bit_is_enough_to_be_refused",),
     ),
     Bug(
         "a-result-of-any-size",
@@ -117,10 +117,17 @@ CALLS = (
         (f"{SCHEDULES}::test_a_worker_that_dies_before_it_enqueues_leaves_the_tick_to_others",),
     ),
     Bug(
+        "what-was-reserved-after-an-error-is-dropped",
+        "worker/shares.py",
+        "            errors.append(answer)\n            continue",
+        "            errors.append(answer)\n            break",
+        ("tests/unit/test_fine_print.py::test_what_was_reserved_after_an_error_is_run_too",),
+    ),
+    Bug(
         "a-queue-gets-more-than-its-share",
         "worker/shares.py",
         "            self._credits[best] -= self._total",
         "            self._credits[best] -= 1",
-        ("tests/unit/test_shares.py",),
+        ("tests/unit/test_shares.py::test_over_time_shares_follow_the_weights_whatever_the_slots",),
     ),
 )  # fmt: skip

@@ -24,6 +24,7 @@ from tests.lab.planted.bug import Verdict
 
 LONGEST = 100
 """Seconds after which tests are ended that do not end by themselves."""
+MODEL_STEPS = 1_000
 NO_SHRINKING = "planted"
 ARGUMENTS = (
     "-x", "-q", "--timeout=60", f"--hypothesis-profile={NO_SHRINKING}",
@@ -57,6 +58,7 @@ def run(job: dict[str, Any], out: int) -> None:
     folder = Path(job["folder"])
     source = folder / "src"
     os.environ["PYTHONPATH"] = os.pathsep.join([str(source), str(Path.cwd())])
+    os.environ["SITQ_MODEL_STEPS"] = str(MODEL_STEPS)
     os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = str(folder / "hypothesis")
     sys.path.insert(0, str(source))
     log = os.open(folder / "log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
