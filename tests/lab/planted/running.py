@@ -108,7 +108,7 @@ RUNNING = (
         "worker/completer.py",
         "                if self._late is not None:\n",
         "                if self._late is None:\n",
-        ("tests/unit/test_outbox.py::test_an_outcome_does_not_overtake_notes_on_their_way"),
+        ("tests/unit/test_outbox.py::test_an_outcome_does_not_overtake_notes_on_their_way",),
     ),
     Bug(
         "a-slot-is-lost",

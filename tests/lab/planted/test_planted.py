@@ -10,7 +10,10 @@ from tests.lab.planted.bug import Bug
 from tests.lab.planted.bugs import BUGS
 from tests.lab.planted.harness import SOURCE, Trials, all_tests
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="fork")
+pytestmark = [
+    pytest.mark.skipif(sys.platform == "win32", reason="fork"),
+    pytest.mark.timeout(300),  # above that of the tests that it runs
+]
 
 FEWEST = 35
 PARTS = 4

@@ -22,7 +22,7 @@ from hypothesis import HealthCheck, Phase, settings
 
 from tests.lab.planted.bug import Verdict
 
-LONGEST = 100
+LONGEST = 240
 """Seconds after which tests are ended that do not end by themselves."""
 MODEL_STEPS = 1_000
 NO_SHRINKING = "planted"
