@@ -311,6 +311,14 @@ def test_the_number_for_the_jitter_is_drawn_once() -> None:
         assert len(draws) == (jitter != "none")
 
 
+def test_an_error_with_a_delay_of_its_own_asks_for_nothing() -> None:
+    class Throttled(Exception):
+        delay = timedelta(hours=1)
+
+    policy = RetryPolicy(backoff="constant", base=4, jitter="none")
+    assert decide(policy, Throttled(), 1, NOW, lambda: 1.0).retry_at == NOW + timedelta(seconds=4)
+
+
 # -- Options and terms -----------------------------------------------------------------------------
 
 
