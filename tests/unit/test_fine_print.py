@@ -32,7 +32,7 @@ from sitq.rates import RateLimit
 from sitq.retry import RetryPolicy, decide, delay
 from sitq.rules import RunRules
 from sitq.serialization import Purpose, make_codec
-from sitq.serialization.envelope import PYTHON, name_of, pack, unpack
+from sitq.serialization.envelope import PYTHON, name_of, other_python, pack, unpack
 from sitq.terms import terms
 from sitq.verbs import Cancel, Snooze
 from sitq.worker.judge import (
@@ -279,6 +279,8 @@ def test_code_by_value_is_of_one_python() -> None:
     at = 4 + len("mine") + 1
     assert data[at : at + 2] == PYTHON
     assert pack("mine", b"data")[at : at + 2] == b"\0\0"
+    said = str(other_python("call", 3, 9))
+    assert f"from Python 3.9, and this is Python {PYTHON[0]}.{PYTHON[1]}: bytecode" in said
 
 
 def test_bytes_that_are_too_short_have_no_name() -> None:
@@ -356,3 +358,27 @@ def test_a_rate_that_was_made_by_hand_is_checked_too() -> None:
         TaskOptions(rate_limit=RateLimit(0, timedelta(seconds=1)))
     with pytest.raises(ValidationError, match="period of rate_limit"):
         TaskOptions(rate_limit=RateLimit(1, timedelta(0)))
+
+
+def test_what_a_task_depends_on_is_named_once_and_in_order() -> None:
+    assert TaskOptions(depends_on="b").depends_on == ("b",)
+    assert TaskOptions(depends_on=iter(["b", "a", "b"])).depends_on == ("b", "a")
+    fix = "give the handle or the id of a task, or several of them$"
+    for wrong, message in (
+        (7, "^depends_on is an int"),
+        (b"a", "^depends_on is a bytes"),
+        ({"a": 1}, "^depends_on is a dict"),
+        (["a", 7], "^depends_on has an int in it"),
+    ):
+        with pytest.raises(ValidationError, match=f"{message}: {fix}"):
+            TaskOptions(depends_on=wrong)  # type: ignore[arg-type]
+    with pytest.raises(ValidationError, match=r"^depends_on has 0 characters"):
+        TaskOptions(depends_on=["a", ""])
+
+
+def test_what_becomes_of_a_child_has_two_names() -> None:
+    for name in ("cancel", "run"):
+        assert TaskOptions(on_parent_failure=name).on_parent_failure == name  # type: ignore[arg-type]
+    for wrong, what in (("retry", "an unknown name"), (1, "an int")):
+        with pytest.raises(ValidationError, match=f"^on_parent_failure is {what}: give 'cancel' or 'run'$"):
+            TaskOptions(on_parent_failure=wrong)  # type: ignore[arg-type]
