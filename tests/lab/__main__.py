@@ -14,8 +14,9 @@ from pathlib import Path
 from tests.lab import ledger
 from tests.lab.experiment import Batch, Experiment
 from tests.lab.kill.harness import KILL
+from tests.lab.sim.simulate import SIMULATE
 
-EXPERIMENTS = (KILL,)
+EXPERIMENTS = (KILL, SIMULATE)
 
 
 class Bar:

@@ -13,7 +13,7 @@ from sitq.model import TaskQuery
 from sitq.rates import RateLimit
 from sitq.resources import resource
 from tests.lab.history.entries import History, Ran, Seen
-from tests.lab.sim.promises import Asked, Pause
+from tests.lab.sim.promises import Asked, Extra, Pause
 from tests.lab.sim.wire import Wire
 from tests.lab.sim.world import Process
 
@@ -183,16 +183,10 @@ KINDS = (_plain, _plain, _failing, _late, _few_at_once, _paced, _unique, _thrott
 
 
 class Players(NamedTuple):
-    """What the players of one schedule share.
-
-    Attributes:
-        asked: Each wish to cancel a task that was answered, or may have been heard.
-        paused: When a queue surely was paused.
-    """
+    """What the players of one schedule write down."""
 
     history: History
-    asked: list[Asked]
-    paused: list[Pause]
+    extra: Extra
 
 
 async def insist(work: Callable[[], Any], process: Process, pause: float = 0.2) -> Any:
@@ -300,7 +294,7 @@ async def _cancel(process: Process, wire: Wire, players: Players) -> None:
         return
     task = process.world.rng.choice(found)
     asked = Asked(task.id)
-    players.asked.append(asked)
+    players.extra.asked.append(asked)
     statuses = await wire.cancel([task.id])
     asked.status, asked.answered = statuses[task.id], process.world.time()
 
@@ -316,7 +310,7 @@ async def _pause(process: Process, wire: Wire, players: Players) -> None:
         await wire.set_paused(name, True)
         since = process.world.time()
         await asyncio.sleep(process.world.rng.random() * 2.0)
-        players.paused.append(Pause(name, since, process.world.time()))
+        players.extra.paused.append(Pause(name, since, process.world.time()))
     finally:
         await insist(lambda: wire.set_paused(name, False), process)
 

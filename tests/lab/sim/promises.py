@@ -1,12 +1,16 @@
 """What the judge of histories does not look at, because only here it is certain."""
 
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import NamedTuple
 
 from sitq.model import Status
 from tests.lab.history.entries import History, by_id, reservations
+
+LINES = 3
+"""How many lines a task writes that talks."""
 
 
 def sound(history: History) -> History:
@@ -37,6 +41,43 @@ class Pause(NamedTuple):
     until: float
 
 
+class Renewed(NamedTuple):
+    """What a heartbeat said of one reservation."""
+
+    id: str
+    fence: int
+    asked: float
+    lost: bool
+
+
+@dataclass
+class Extra:
+    """What is known besides the history.
+
+    Attributes:
+        asked: Each wish to cancel a task, whether it was answered or not.
+    """
+
+    asked: list[Asked] = field(default_factory=list[Asked])
+    paused: list[Pause] = field(default_factory=list[Pause])
+    renewed: list[Renewed] = field(default_factory=list[Renewed])
+
+
+def leases_hold(history: History, renewed: list[Renewed]) -> Iterator[str]:
+    """A heartbeat tells who has lost a reservation, and nobody else."""
+    reserved = by_id(history.reserved)
+    fences = {task.id: task.fence for task in history.final}
+    sent = {(one.id, one.fence) for one in history.sent}
+    for one in renewed:
+        later = [
+            each for each in reserved.get(one.id, ()) if each.fence > one.fence and each.answered < one.asked
+        ]
+        if later and not one.lost:
+            yield f"the lease of {one.id} under fence {one.fence} was renewed after {later[0].fence} was handed out"
+        if one.lost and fences.get(one.id) == one.fence and (one.id, one.fence) not in sent:
+            yield f"{one.id} was called lost under fence {one.fence}, which is the last, and nobody ended it"
+
+
 def cancels_hold(history: History, asked: list[Asked]) -> Iterator[str]:
     """One that was asked to cancel is handed out to nobody who runs it, and nothing else is cancelled."""
     final = {task.id: task for task in history.final}
@@ -65,3 +106,11 @@ def pauses_hold(history: History, paused: list[Pause], queues: dict[str, str]) -
         for one in history.reserved:
             if queues.get(one.id) == pause.queue and pause.since < one.asked and one.answered < pause.until:
                 yield f"{one.id} was handed out at {one.answered}, and its queue {pause.queue} was paused"
+
+
+def lines_arrive(history: History) -> Iterator[str]:
+    """What the run said whose result counts is stored. Not so where a call may take seconds: it is not waited for."""
+    said: Counter[str] = Counter(note.mark for note in history.noted)
+    for task in history.final:
+        if task.meta.get("says") and task.status == "success" and said[task.result or ""] < LINES:
+            yield f"{task.id} has {said[task.result or '']} lines of the run that counts, which wrote {LINES}"

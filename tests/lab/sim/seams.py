@@ -171,8 +171,8 @@ class SimClock:
 def _commit(world: World, db: sqlite3.Connection) -> None:
     if world.rng.random() < world.unknown_commits:
         world.met["commits unknown"] += 1
-        if world.rng.random() < 0.5:
-            db.execute("COMMIT")
+        # After an error that it knows nothing of SQLite has no transaction any more, wherever it went.
+        db.execute("COMMIT" if world.rng.random() < 0.5 else "ROLLBACK")
         error = sqlite3.OperationalError("disk I/O error")
         error.sqlite_errorcode = UNKNOWN
         raise error
@@ -209,6 +209,7 @@ def seams(world: World) -> dict[str, Any]:
         "sitq.links:new_id": fresh,
         "sitq.backends.base:Signal": SimSignal,
         "sitq.backends.base:Bells._ring": lambda bells, places, keys: _ring(world, bells, places, keys),
+        "sitq.backends.sqlite.files:file_system": lambda folder: None,
         "sitq.backends.sqlite.lane:aiosqlite": SimpleNamespace(Connection=SimConnection),
         "sitq.backends.sqlite.lane:watch": lambda connection: None,
         "sitq.backends.sqlite.lane:commit": partial(_commit, world),

@@ -2,9 +2,9 @@
 
 import asyncio
 import random
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from sitq.serialization import decode_value
 from tests.lab.history.checker import check
 from tests.lab.history.entries import Final, History, Noted
 from tests.lab.sim.cast import Players, WorkerPlan, govern, produce, work
-from tests.lab.sim.promises import cancels_hold, pauses_hold, sound
+from tests.lab.sim.promises import Extra, cancels_hold, leases_hold, lines_arrive, pauses_hold, sound
 from tests.lab.sim.seams import SimClock, simulated
 from tests.lab.sim.wire import LATE, Weather, Wire
 from tests.lab.sim.world import Deadlock, Overdue, Process, World
@@ -49,7 +49,7 @@ def draw(rng: random.Random) -> Plan:
         trouble_until=rng.uniform(1.0, 5.0),
         weather=Weather(rng.choice([0.0, 0.0, 0.05, 0.2]), rng.choice([0.0, 0.0, 0.0, 0.03])),
         lost=rng.choice([0.0, 0.0, 0.3, 1.0]),
-        unknown_commits=rng.choice([0.0, 0.1]),
+        unknown_commits=rng.choice([0.0, 0.0, 0.05]),
         shuffled=rng.random() < 0.2,
         deeds=tuple(deed for deed in DEEDS if rng.random() < 0.5),
     )
@@ -88,7 +88,8 @@ class Stage:
     def __init__(self, world: World, store: Store, folder: Path) -> None:
         self.world = world
         self.history = History()
-        self.players = Players(self.history, [], [])
+        self.extra = Extra()
+        self.players = Players(self.history, self.extra)
         self.queues: dict[str, str] = {}
         self.broken: list[str] = []
         self._store = store
@@ -99,6 +100,10 @@ class Stage:
         self._workers: list[Crew] = []
         self._ended: list[Crew] = []
         self._backend = self._make()
+
+    @property
+    def may_be_slow(self) -> bool:
+        return self._plan.weather.slow > 0
 
     # -- The play ----------------------------------------------------------------------------------
 
@@ -126,9 +131,7 @@ class Stage:
         producer.task = producer.process.spawn(
             produce(producer.process, producer.wire, plan.batches, self.players)
         )
-        govern_it = govern(
-            steward.process, steward.wire, plan.trouble_until, self.players, ticks=plan.ticks
-        )
+        govern_it = govern(steward.process, steward.wire, plan.trouble_until, self.players, ticks=plan.ticks)
         steward.task = steward.process.spawn(govern_it)
         while world.now < plan.trouble_until:
             await asyncio.sleep(world.rng.random() * 1.5)
@@ -179,7 +182,7 @@ class Stage:
         process = Process(self.world, name)
         shared = self._store.shared
         backend = self._make() if shared else self._backend
-        return Crew(process, Wire(process, backend, weather, self.history, own=shared))
+        return Crew(process, Wire(process, backend, weather, self.history, self.extra, own=shared))
 
     def _start_worker(self, weather: Weather) -> Crew:
         crew = self._start("worker", weather)
@@ -197,20 +200,25 @@ class Stage:
     # -- Trouble -----------------------------------------------------------------------------------
 
     def crash(self, _: Crew) -> None:
+        self.world.met["workers crashed"] += 1
         self._take_worker().process.crash()
 
     def crash_of_the_producer(self, producer: Crew) -> None:
+        self.world.met["producers crashed"] += not producer.process.dead
         producer.process.crash()
 
     def pause(self, _: Crew) -> None:
+        self.world.met["pauses"] += 1
         self.world.rng.choice(self._workers).process.pause(self.world.rng.uniform(0.5, 8.0))
 
     def restart(self, _: Crew) -> None:
+        self.world.met["restarts"] += 1
         one = self._take_worker()
         one.stop.set()
         self._ended.append(one)
 
     def jump(self, _: Crew) -> None:
+        self.world.met["jumps of the clock"] += 1
         self.world.ahead += self.world.rng.random() * 5.0
 
     # -- The end -----------------------------------------------------------------------------------
@@ -229,8 +237,6 @@ class Stage:
 def _final(record: TaskRecord) -> Final:
     meta = dict(record.metadata or {})
     if "tick" in meta:
-        from datetime import datetime
-
         meta["tick"] = datetime.fromisoformat(meta["tick"]).timestamp()
     return Final(
         record.id,
@@ -276,6 +282,9 @@ def play(seed: int, store: Store, folder: Path, trace: list[str] | None = None) 
     broken = [*stage.broken, *world.errors]
     if not broken:
         broken += check(sound(stage.history))
-        broken += cancels_hold(stage.history, stage.players.asked)
-        broken += pauses_hold(stage.history, stage.players.paused, stage.queues)
+        broken += leases_hold(stage.history, stage.extra.renewed)
+        broken += cancels_hold(stage.history, stage.extra.asked)
+        broken += pauses_hold(stage.history, stage.extra.paused, stage.queues)
+        if not stage.may_be_slow:
+            broken += lines_arrive(stage.history)
     return Outcome(broken, dict(world.met), stage.history, world.now)

@@ -11,7 +11,7 @@ from sitq.backends.base import Backend
 from sitq.errors import BackendConnectionError, BackendTimeoutError
 from sitq.model import Enqueued, Heartbeat, Held, NewTask, Outcome, Released, Retried, TaskRecord
 from tests.lab.history.entries import History, Reported, Requeued, Reserved, Sent, Stored, Wanted
-from tests.lab.sim.seams import here
+from tests.lab.sim.promises import Extra, Renewed
 from tests.lab.sim.world import EPOCH, Process
 
 
@@ -53,7 +53,14 @@ class Wire:
     """
 
     def __init__(
-        self, process: Process, inner: Backend, weather: Weather, history: History, *, own: bool
+        self,
+        process: Process,
+        inner: Backend,
+        weather: Weather,
+        history: History,
+        extra: Extra,
+        *,
+        own: bool,
     ) -> None:
         self._process = process
         self._world = process.world
@@ -61,6 +68,7 @@ class Wire:
         self._own = own
         self.weather = weather
         self._history = history
+        self._extra = extra
         self._in_doubt: set[Held] = set()
 
     # -- What is written down ----------------------------------------------------------------------
@@ -105,8 +113,10 @@ class Wire:
         answered = self._world.time()
         self._history.requeued += [Requeued(task_id, fences[task_id], answered) for task_id in done]
 
-    async def heartbeat(self, *args: Any, **kwargs: Any) -> Heartbeat:
-        answer: Heartbeat = await self._call("heartbeat", *args, **kwargs)
+    async def heartbeat(self, worker: str, held: Sequence[Held], *args: Any, **kwargs: Any) -> Heartbeat:
+        asked = self._world.time()
+        answer: Heartbeat = await self._call("heartbeat", worker, held, *args, **kwargs)
+        self._extra.renewed += [Renewed(*one, asked, one in answer.lost) for one in held]
         # In an order that does not depend on how this process hashes.
         in_order: Any = Heartbeat(*(tuple(sorted(each)) for each in answer))
         return in_order

@@ -99,7 +99,9 @@ class SimLoop(Strand, asyncio.AbstractEventLoop):
 
     call_soon_threadsafe = call_soon
 
-    def call_at(self, when: float, callback: Any, *args: Any, context: Context | None = None) -> asyncio.TimerHandle:
+    def call_at(
+        self, when: float, callback: Any, *args: Any, context: Context | None = None
+    ) -> asyncio.TimerHandle:
         return self.world.at(when, self, callback, args, context)
 
     def call_later(
@@ -110,7 +112,9 @@ class SimLoop(Strand, asyncio.AbstractEventLoop):
     def create_future(self) -> asyncio.Future[Any]:
         return asyncio.Future(loop=self)
 
-    def create_task(self, coro: Any, *, name: Any = None, context: Context | None = None) -> asyncio.Task[Any]:
+    def create_task(
+        self, coro: Any, *, name: Any = None, context: Context | None = None
+    ) -> asyncio.Task[Any]:
         if self._factory is not None:
             return self._factory(self, coro, name=name, context=context)
         return asyncio.Task(coro, loop=self, name=name, context=context)
