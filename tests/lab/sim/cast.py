@@ -289,7 +289,10 @@ async def govern(process: Process, wire: Wire, until: float, players: Players, *
 
 
 async def _cancel(process: Process, wire: Wire, players: Players) -> None:
-    found = [task for task in await wire.find(TaskQuery(limit=20)) if not task.parents]
+    # The judge of histories does not know wishes to cancel: not of one that is to end with a success or a failure.
+    requeued = {one.id for one in players.history.wanted}
+    everything = await wire.find(TaskQuery(limit=20))
+    found = [task for task in everything if not task.parents and task.id not in requeued]
     if not found:
         return
     task = process.world.rng.choice(found)
@@ -301,7 +304,10 @@ async def _cancel(process: Process, wire: Wire, players: Players) -> None:
 
 async def _requeue(process: Process, wire: Wire, players: Players) -> None:
     failed = await wire.find(TaskQuery(statuses=[Status.FAILED], limit=20))
-    await wire.requeue_as_seen([task for task in failed if process.world.rng.random() < 0.5])
+    asked = {wish.id for wish in players.extra.asked}
+    await wire.requeue_as_seen(
+        [task for task in failed if task.id not in asked and process.world.rng.random() < 0.5]
+    )
 
 
 async def _pause(process: Process, wire: Wire, players: Players) -> None:

@@ -45,7 +45,7 @@ def draw(rng: random.Random) -> Plan:
     return Plan(
         workers=rng.choice([2, 2, 3]),
         batches=rng.randint(1, 3),
-        ticks=rng.random() < 0.1,
+        ticks=rng.random() < 0.15,
         trouble_until=rng.uniform(1.0, 5.0),
         weather=Weather(rng.choice([0.0, 0.0, 0.05, 0.2]), rng.choice([0.0, 0.0, 0.0, 0.03])),
         lost=rng.choice([0.0, 0.0, 0.3, 1.0]),
@@ -152,6 +152,9 @@ class Stage:
         for one in self._workers:
             one.stop.set()
         await self._ended_by([*self._workers, *self._ended])
+        for one in self._workers:
+            if one.wire.unanswered and not one.process.dead:
+                self.broken.append(f"{one.process.name} has not delivered {sorted(one.wire.unanswered)}")
 
     async def _unfinished(self) -> bool:
         counts = (await self._backend.stats()).counts

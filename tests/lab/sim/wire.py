@@ -50,6 +50,9 @@ class Wire:
 
     Args:
         own: The inner one is of this process alone, and is opened and closed with it.
+
+    Attributes:
+        unanswered: The reservations whose outcomes were sent, and the storage has not said that it has them.
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class Wire:
         self._history = history
         self._extra = extra
         self._in_doubt: set[Held] = set()
+        self.unanswered: set[Held] = set()
 
     # -- What is written down ----------------------------------------------------------------------
 
@@ -93,11 +97,13 @@ class Wire:
     async def complete(self, outcomes: Sequence[Outcome], **notes: Any) -> Any:
         now = self._world.time()
         self._history.sent += [_announced(outcome, now) for outcome in outcomes]
+        self.unanswered.update(outcome.held for outcome in outcomes)
         try:
             answer = await self._call("complete", outcomes, **notes)
         except BaseException:
             self._in_doubt.update(outcome.held for outcome in outcomes)
             raise
+        self.unanswered.difference_update(outcome.held for outcome in outcomes)
         for outcome in outcomes:
             accepted = outcome.held not in answer.stale
             # It may have been accepted before, and what it led to is over: then it is refused now.
