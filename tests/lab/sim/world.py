@@ -18,6 +18,8 @@ from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any
 
+from tests.lab.sim.network import Network
+
 STEP = 1e-6
 """What a callback takes, in seconds: so that no two things happen at the same time."""
 EPOCH = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -209,7 +211,7 @@ class World:
         self.numbers = count(1)
         self.errors: list[str] = []
         self.met: Counter[str] = Counter()
-        self.net = Network(self)
+        self.net = Network(self.rng, self.met)
         self._timers: list[tuple[float, int, Strand, asyncio.Handle]] = []
         self._order = count()
         self.busy: list[Strand] = []
@@ -316,50 +318,3 @@ def _name(handle: asyncio.Handle) -> str:
     name = getattr(callback, "__qualname__", type(callback).__name__)
     coro = owner.get_coro() if isinstance(owner, asyncio.Task) else None
     return f"{name} {getattr(coro, '__qualname__', '')}".rstrip()
-
-
-class Network:
-    """Datagrams between simulated processes: late, in any order, or never.
-
-    Attributes:
-        lost: How many of them never arrive, and of the rings inside a process, from 0 to 1.
-    """
-
-    def __init__(self, world: World) -> None:
-        self._world = world
-        self._ports: dict[int, tuple[SimLoop, Any]] = {}
-        self.lost = 0.0
-
-    def bind(self, loop: SimLoop, protocol: Any) -> Any:
-        port = 50_000 + len(self._ports)
-        self._ports[port] = loop, protocol
-        return _Transport(self, port), protocol
-
-    def close(self, port: int) -> None:
-        self._ports[port] = self._ports[port][0], None
-
-    def send(self, port: int, data: bytes) -> None:
-        """Raises `ConnectionRefusedError` if nobody is there any more."""
-        loop, protocol = self._ports[port]
-        if loop.process.dead or protocol is None:
-            raise ConnectionRefusedError
-        self.deliver(loop, protocol.datagram_received, data, ("127.0.0.1", 0))
-
-    def deliver(self, strand: Strand, callback: Callable[..., object], *args: Any) -> None:
-        """Call it there, some time; or never."""
-        rng = self._world.rng
-        if rng.random() < self.lost:
-            self._world.met["rings lost"] += 1
-        else:
-            strand.post(rng.random() * 0.002, callback, *args)
-
-
-class _Transport:
-    def __init__(self, net: Network, port: int) -> None:
-        self._net, self._port = net, port
-
-    def get_extra_info(self, name: str) -> Any:
-        return "127.0.0.1", self._port
-
-    def close(self) -> None:
-        self._net.close(self._port)
