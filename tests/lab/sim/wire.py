@@ -19,10 +19,10 @@ class Fate(Enum):
     """What becomes of a call."""
 
     GOOD = "good"
-    BEFORE = "it fails, and nothing was done"
-    AFTER = "it is done, and fails"
-    LATER = "it fails, and is done afterwards"
-    TWICE = "it is done twice"
+    BEFORE = "failed and not done"
+    AFTER = "done and failed"
+    LATER = "failed and done later"
+    TWICE = "done twice"
 
 
 LATE = "late"
@@ -178,7 +178,7 @@ class Wire:
         fate = BAD[int(rng.random() * len(BAD))]
         if fate in (Fate.LATER, Fate.TWICE) and name not in REPEATABLE:
             fate = Fate.AFTER
-        self._world.met[f"calls: {fate.value}"] += 1
+        self._world.met[f"calls {fate.value}"] += 1
         return fate
 
     async def _transit(self) -> None:
