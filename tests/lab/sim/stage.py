@@ -45,7 +45,7 @@ def draw(rng: random.Random) -> Plan:
     return Plan(
         workers=rng.choice([2, 2, 3]),
         batches=rng.randint(1, 3),
-        ticks=rng.random() < 0.15,
+        ticks=rng.random() < 0.25,
         trouble_until=rng.uniform(1.0, 5.0),
         weather=Weather(rng.choice([0.0, 0.0, 0.05, 0.2]), rng.choice([0.0, 0.0, 0.0, 0.03])),
         lost=rng.choice([0.0, 0.0, 0.3, 1.0]),

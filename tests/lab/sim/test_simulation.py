@@ -118,7 +118,7 @@ def test_a_failure_comes_with_the_command_that_repeats_it(monkeypatch: pytest.Mo
     assert again.broken[0] == batch.broken[0]
 
 
-# -- Seeds that found something --------------------------------------------------------------------
+# -- Every storage ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("store", BACKENDS, ids=lambda store: store.name)
