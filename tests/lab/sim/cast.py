@@ -122,6 +122,7 @@ async def govern(process: Process, wire: Wire, until: float, players: Players, *
     if ticks:
         with suppress(ScheduleNotFoundError):
             await insist(lambda: queue.remove_schedule(SCHEDULE), process)
+    await insist(lambda: _requeue(process, wire, players), process)
     for name in QUEUES:
         await insist(lambda name=name: wire.set_paused(name, False), process)
 
@@ -144,7 +145,7 @@ async def _requeue(process: Process, wire: Wire, players: Players) -> None:
     failed = await wire.find(TaskQuery(statuses=[Status.FAILED], limit=20))
     asked = {wish.id for wish in players.extra.asked}
     await wire.requeue_as_seen(
-        [task for task in failed if task.id not in asked and process.world.rng.random() < 0.5]
+        [task for task in failed if task.id not in asked and process.world.rng.random() < 0.7]
     )
 
 

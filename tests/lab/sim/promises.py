@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import NamedTuple
 
-from sitq.model import Status
+from sitq.model import Held, Status
 from tests.lab.history.entries import History, by_id, reservations
 
 LINES = 3
@@ -56,11 +56,13 @@ class Extra:
 
     Attributes:
         asked: Each wish to cancel a task, whether it was answered or not.
+        refused: Successes that were accepted, and not when they came again.
     """
 
     asked: list[Asked] = field(default_factory=list[Asked])
     paused: list[Pause] = field(default_factory=list[Pause])
     renewed: list[Renewed] = field(default_factory=list[Renewed])
+    refused: list[Held] = field(default_factory=list[Held])
 
 
 def leases_hold(history: History, renewed: list[Renewed]) -> Iterator[str]:

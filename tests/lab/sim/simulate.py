@@ -17,7 +17,7 @@ from tests.lab.experiment import Batch, Experiment, Progress
 from tests.lab.sim.stage import Outcome, play
 from tests.stores import BACKENDS, Store
 
-WEIGHTS = {"memory": 12}
+WEIGHTS = {"memory": 30}
 """Which storage a schedule has: those that are quick have more. 1 if nothing is said here."""
 MEMORY_FILES = Path("/dev/shm")
 COLLECT_EVERY = 3

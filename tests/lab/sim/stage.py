@@ -43,10 +43,10 @@ class Plan(NamedTuple):
 
 def draw(rng: random.Random) -> Plan:
     return Plan(
-        workers=rng.choice([2, 2, 3]),
+        workers=rng.choice([2, 2, 2, 3]),
         batches=rng.randint(1, 3),
         ticks=rng.random() < 0.25,
-        trouble_until=rng.uniform(1.0, 5.0),
+        trouble_until=rng.uniform(1.0, 4.0),
         weather=Weather(rng.choice([0.0, 0.0, 0.05, 0.2]), rng.choice([0.0, 0.0, 0.0, 0.03])),
         lost=rng.choice([0.0, 0.0, 0.3, 1.0]),
         unknown_commits=rng.choice([0.0, 0.0, 0.05]),
@@ -285,6 +285,7 @@ def play(seed: int, store: Store, folder: Path, trace: list[str] | None = None) 
     broken = [*stage.broken, *world.errors]
     if not broken:
         broken += check(sound(stage.history))
+        broken += [f"{held} was accepted, and refused when it came again" for held in stage.extra.refused]
         broken += leases_hold(stage.history, stage.extra.renewed)
         broken += cancels_hold(stage.history, stage.extra.asked)
         broken += pauses_hold(stage.history, stage.extra.paused, stage.queues)

@@ -9,7 +9,18 @@ from typing import Any, NamedTuple
 
 from sitq.backends.base import Backend
 from sitq.errors import BackendConnectionError, BackendTimeoutError
-from sitq.model import Enqueued, Heartbeat, Held, NewTask, Outcome, Released, Retried, TaskRecord
+from sitq.model import (
+    Completed,
+    Enqueued,
+    Heartbeat,
+    Held,
+    NewTask,
+    Outcome,
+    Released,
+    Retried,
+    Succeeded,
+    TaskRecord,
+)
 from tests.lab.history.entries import History, Reported, Requeued, Reserved, Sent, Stored, Wanted
 from tests.lab.sim.promises import Extra, Renewed
 from tests.lab.sim.world import EPOCH, Process
@@ -164,7 +175,9 @@ class Wire:
             raise BackendConnectionError("the connection is lost")
         answer = await apply(*args, **kwargs)
         if fate is Fate.TWICE:
-            await apply(*args, **kwargs)
+            again = await apply(*args, **kwargs)
+            if name == "complete":
+                self._extra.refused += _refused(args[0], answer, again)
         await self._transit()
         if fate is Fate.AFTER:
             raise BackendConnectionError("the connection is lost")
@@ -195,6 +208,12 @@ class Wire:
             await apply(*args, **kwargs)
         except Exception:  # nobody waits for it
             self._world.met["late calls refused"] += 1
+
+
+def _refused(outcomes: Sequence[Outcome], first: Completed, second: Completed) -> list[Held]:
+    """The successes that were accepted, and not when they came again."""
+    successes = {one.held for one in outcomes if isinstance(one, Succeeded)}
+    return sorted((successes - set(first.stale)) & set(second.stale))
 
 
 def _begin(loop: Any, work: Any) -> None:
