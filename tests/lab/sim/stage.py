@@ -144,10 +144,11 @@ class Stage:
         """Let those who are there do what is left, and end them in order."""
         world = self.world
         world.net.lost = world.unknown_commits = 0.0
-        for one in [*self._workers, *others]:
+        for one in [*self._workers, *self._ended, *others]:
             one.wire.weather = Weather()
         await self._ended_by(others)
-        while await self._unfinished():
+        everybody = [*self._workers, *self._ended, *others]
+        while any(one.wire.late and not one.process.dead for one in everybody) or await self._unfinished():
             await asyncio.sleep(0.4)
         for one in self._workers:
             one.stop.set()

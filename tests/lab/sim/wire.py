@@ -63,6 +63,7 @@ class Wire:
         own: The inner one is of this process alone, and is opened and closed with it.
 
     Attributes:
+        late: How many calls have failed and are still to be done.
         unanswered: The reservations whose outcomes were sent, and the storage has not said that it has them.
     """
 
@@ -85,6 +86,7 @@ class Wire:
         self._extra = extra
         self._in_doubt: set[Held] = set()
         self.unanswered: set[Held] = set()
+        self.late = 0
 
     # -- What is written down ----------------------------------------------------------------------
 
@@ -170,6 +172,7 @@ class Wire:
         apply = getattr(self._inner, name)
         if fate is Fate.LATER:
             loop = self._process.loop
+            self.late += 1
             late = self._late(apply, args, kwargs)
             loop.call_soon(_begin, loop, late, context=Context())
             raise BackendConnectionError("the connection is lost")
@@ -208,6 +211,8 @@ class Wire:
             await apply(*args, **kwargs)
         except Exception:  # nobody waits for it
             self._world.met["late calls refused"] += 1
+        finally:
+            self.late -= 1
 
 
 def _refused(outcomes: Sequence[Outcome], first: Completed, second: Completed) -> list[Held]:
