@@ -1,0 +1,295 @@
+"""One schedule: a few processes on one storage, some trouble, and then enough peace to finish the work."""
+
+import asyncio
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sitq.backends.base import Backend
+from sitq.backends.sqlite import SQLiteBackend
+from sitq.failure import decode_error
+from sitq.model import NoteKind, TaskQuery, TaskRecord
+from sitq.progress import decode_line
+from sitq.serialization import decode_value
+from tests.lab.history.checker import check
+from tests.lab.history.entries import Final, History, Noted
+from tests.lab.sim.cast import Players, WorkerPlan, govern, produce, work
+from tests.lab.sim.promises import Extra, cancels_hold, leases_hold, lines_arrive, pauses_hold, sound
+from tests.lab.sim.seams import SimClock, simulated
+from tests.lab.sim.wire import LATE, Weather, Wire
+from tests.lab.sim.world import Deadlock, Overdue, Process, World
+from tests.stores import Store
+
+BOUND = 600.0
+"""By this virtual time everything has ended. What cannot be loaded is put off by two minutes at most."""
+
+
+class Plan(NamedTuple):
+    """What a schedule is to meet. Which of the troubles it has at all is drawn as well: few together reach deep."""
+
+    workers: int
+    batches: int
+    ticks: bool
+    trouble_until: float
+    weather: Weather
+    lost: float
+    unknown_commits: float
+    shuffled: bool
+    deeds: tuple[str, ...]
+
+
+def draw(rng: random.Random) -> Plan:
+    return Plan(
+        workers=rng.choice([2, 2, 2, 3]),
+        batches=rng.randint(1, 3),
+        ticks=rng.random() < 0.25,
+        trouble_until=rng.uniform(1.0, 4.0),
+        weather=Weather(rng.choice([0.0, 0.0, 0.05, 0.2]), rng.choice([0.0, 0.0, 0.0, 0.03])),
+        lost=rng.choice([0.0, 0.0, 0.3, 1.0]),
+        unknown_commits=rng.choice([0.0, 0.0, 0.05]),
+        shuffled=rng.random() < 0.2,
+        deeds=tuple(deed for deed in DEEDS if rng.random() < 0.5),
+    )
+
+
+def draw_worker(rng: random.Random) -> WorkerPlan:
+    queues = rng.choice([None, None, ["default", "other"], {"default": 2, "other": 1}])
+    return WorkerPlan(
+        queues=queues,
+        strict=isinstance(queues, list) and rng.random() < 0.5,
+        concurrency=rng.randint(1, 3),
+        lease=rng.choice([1.0, 2.0, 3.0]),
+        poll_interval=rng.choice([0.5, 1.0]),
+        shutdown_timeout=rng.choice([0.0, 1.0, 3.0]),
+    )
+
+
+@dataclass
+class Crew:
+    """A process that works, with what is needed to end it."""
+
+    process: Process
+    wire: Wire
+    task: asyncio.Task[Any] | None = None
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Stage:
+    """The players of one schedule and their director.
+
+    Args:
+        store: The kind of storage.
+        folder: Empty, or with a store in it; only stores that are shared have anything there.
+    """
+
+    def __init__(self, world: World, store: Store, folder: Path) -> None:
+        self.world = world
+        self.history = History()
+        self.extra = Extra()
+        self.players = Players(self.history, self.extra)
+        self.queues: dict[str, str] = {}
+        self.broken: list[str] = []
+        self._store = store
+        self._folder = folder
+        self._backends: list[Backend] = []
+        self._director = Process(world, "director")
+        self._plan = draw(world.rng)
+        self._workers: list[Crew] = []
+        self._ended: list[Crew] = []
+        self._backend = self._make()
+
+    @property
+    def may_be_slow(self) -> bool:
+        return self._plan.weather.slow > 0
+
+    # -- The play ----------------------------------------------------------------------------------
+
+    def play(self) -> None:
+        task = self._director.spawn(self._direct())
+        try:
+            self.world.run(task.done, BOUND)
+            task.result()
+        except (Deadlock, Overdue) as error:
+            self.broken.append(f"{type(error).__name__}: {error}")
+        finally:
+            for backend in self._backends:
+                if isinstance(backend, SQLiteBackend):
+                    backend._lock.close()
+
+    async def _direct(self) -> None:
+        world, plan = self.world, self._plan
+        await self._backend.open()
+        world.shuffled, world.net.lost, world.unknown_commits = plan.shuffled, plan.lost, 0.0
+        if self._store.shared:
+            world.unknown_commits = plan.unknown_commits
+        for _ in range(plan.workers):
+            self._start_worker(plan.weather)
+        producer, steward = self._start("producer", plan.weather), self._start("steward", plan.weather)
+        producer.task = producer.process.spawn(
+            produce(producer.process, producer.wire, plan.batches, self.players)
+        )
+        govern_it = govern(steward.process, steward.wire, plan.trouble_until, self.players, ticks=plan.ticks)
+        steward.task = steward.process.spawn(govern_it)
+        while world.now < plan.trouble_until:
+            await asyncio.sleep(world.rng.random() * 1.5)
+            if plan.deeds:
+                DEEDS[world.rng.choice(plan.deeds)](self, producer)
+        await self._make_peace([producer, steward])
+        await self._collect()
+
+    async def _make_peace(self, others: list[Crew]) -> None:
+        """Let those who are there do what is left, and end them in order."""
+        world = self.world
+        world.net.lost = world.unknown_commits = 0.0
+        for one in [*self._workers, *self._ended, *others]:
+            one.wire.weather = Weather()
+        await self._ended_by(others)
+        everybody = [*self._workers, *self._ended, *others]
+        while any(one.wire.late and not one.process.dead for one in everybody) or await self._unfinished():
+            await asyncio.sleep(0.4)
+        for one in self._workers:
+            one.stop.set()
+        await self._ended_by([*self._workers, *self._ended])
+        for one in self._workers:
+            if one.wire.unanswered and not one.process.dead:
+                self.broken.append(f"{one.process.name} has not delivered {sorted(one.wire.unanswered)}")
+
+    async def _unfinished(self) -> bool:
+        counts = (await self._backend.stats()).counts
+        return any(count for status, count in counts.items() if not status.finished)
+
+    async def _ended_by(self, crew: list[Crew]) -> None:
+        """Wait for their ends, and look at them."""
+        for one in crew:
+            while not (one.process.dead or one.task is None or one.task.done()):
+                await asyncio.sleep(0.2)
+            if one.process.dead or one.task is None:
+                continue
+            if (error := one.task.exception()) is not None:
+                self.broken.append(f"{one.process.name} ended with {error!r}")
+            left = [task for task in asyncio.all_tasks(one.process.loop) if task.get_name() != LATE]
+            if left:
+                names = sorted(f"{task.get_coro()!r}".partition(" at ")[0] for task in left)
+                self.broken.append(f"{one.process.name} has ended, and left {names}")
+
+    # -- Who is there ------------------------------------------------------------------------------
+
+    def _make(self) -> Backend:
+        backend = self._store.make(self._folder, SimClock(self.world))
+        self._backends.append(backend)
+        return backend
+
+    def _start(self, name: str, weather: Weather) -> Crew:
+        process = Process(self.world, name)
+        shared = self._store.shared
+        backend = self._make() if shared else self._backend
+        return Crew(process, Wire(process, backend, weather, self.history, self.extra, own=shared))
+
+    def _start_worker(self, weather: Weather) -> Crew:
+        crew = self._start("worker", weather)
+        plan = draw_worker(self.world.rng)
+        crew.task = crew.process.spawn(work(crew.process, crew.wire, plan, self.history, crew.stop))
+        self._workers.append(crew)
+        return crew
+
+    def _take_worker(self) -> Crew:
+        """Take one off the list, and put another one in its place."""
+        one = self._workers.pop(self.world.rng.randrange(len(self._workers)))
+        self._start_worker(self._plan.weather)
+        return one
+
+    # -- Trouble -----------------------------------------------------------------------------------
+
+    def crash(self, _: Crew) -> None:
+        self.world.met["workers crashed"] += 1
+        self._take_worker().process.crash()
+
+    def crash_of_the_producer(self, producer: Crew) -> None:
+        self.world.met["producers crashed"] += not producer.process.dead
+        producer.process.crash()
+
+    def pause(self, _: Crew) -> None:
+        self.world.met["pauses"] += 1
+        self.world.rng.choice(self._workers).process.pause(self.world.rng.uniform(0.5, 8.0))
+
+    def restart(self, _: Crew) -> None:
+        self.world.met["restarts"] += 1
+        one = self._take_worker()
+        one.stop.set()
+        self._ended.append(one)
+
+    def jump(self, _: Crew) -> None:
+        self.world.met["jumps of the clock"] += 1
+        self.world.ahead += self.world.rng.random() * 5.0
+
+    # -- The end -----------------------------------------------------------------------------------
+
+    async def _collect(self) -> None:
+        for record in await self._backend.find(TaskQuery(limit=100_000, with_bytes=True)):
+            self.history.final.append(_final(record))
+            self.queues[record.id] = record.queue
+            if (record.metadata or {}).get("says"):
+                notes = await self._backend.notes(record.id)
+                lines = [decode_line(note.data) for note in notes if note.kind is NoteKind.LOG]
+                self.history.noted += [Noted(record.id, line) for line in lines]
+        await self._backend.close()
+
+
+def _final(record: TaskRecord) -> Final:
+    meta = dict(record.metadata or {})
+    if "tick" in meta:
+        meta["tick"] = datetime.fromisoformat(meta["tick"]).timestamp()
+    return Final(
+        record.id,
+        record.status,
+        record.fence,
+        record.crashes,
+        record.max_crashes,
+        record.due_at is not None,
+        None if record.result is None else decode_value(record.result),
+        None if record.error is None else decode_error(record.error).type,
+        record.attempt,
+        meta,
+        record.parents,
+        record.cancelled_by,
+    )
+
+
+DEEDS: dict[str, Callable[[Stage, Crew], None]] = {
+    "crash": Stage.crash,
+    "crash of the producer": Stage.crash_of_the_producer,
+    "pause": Stage.pause,
+    "restart": Stage.restart,
+    "jump": Stage.jump,
+}
+
+
+class Outcome(NamedTuple):
+    """What came of one schedule."""
+
+    broken: list[str]
+    met: dict[str, int]
+    history: History
+    seconds: float
+
+
+def play(seed: int, store: Store, folder: Path, trace: list[str] | None = None) -> Outcome:
+    """Play the schedule of this seed. Leaves nothing behind but garbage, and files in the folder."""
+    world = World(seed, trace)
+    with simulated(world):
+        stage = Stage(world, store, folder)
+        stage.play()
+        world.over = True
+    broken = [*stage.broken, *world.errors]
+    if not broken:
+        broken += check(sound(stage.history))
+        broken += [f"{held} was accepted, and refused when it came again" for held in stage.extra.refused]
+        broken += leases_hold(stage.history, stage.extra.renewed)
+        broken += cancels_hold(stage.history, stage.extra.asked)
+        broken += pauses_hold(stage.history, stage.extra.paused, stage.queues)
+        if not stage.may_be_slow:
+            broken += lines_arrive(stage.history)
+    return Outcome(broken, dict(world.met), stage.history, world.now)
