@@ -65,9 +65,9 @@ async def take_steps(job: Job, shim: Shim) -> None:
     held: dict[str, Held] = {}
     stage, done = Stage(backend, clock, held), set[str]()
     for step in STEPS:
-        if step.needs is None or step.needs in done:
-            if await tried(diary, step.name, lambda step=step: step.run(stage)):  # type: ignore[misc]
-                done.add(step.name)
+        wanted = step.needs is None or step.needs in done
+        if wanted and await tried(diary, step.name, lambda step=step: step.run(stage)):  # type: ignore[misc]
+            done.add(step.name)
 
     async def closed() -> bool:
         await backend.close()
@@ -119,7 +119,8 @@ async def work(job: Job, shim: Shim) -> None:
 
         for number, function in enumerate([value, second_time, in_a_thread, value]):
             await tried(diary, f"task-{number}", lambda n=number, f=function: enqueue(n, f))  # type: ignore[misc]
-        await tried(diary, "task-4", lambda: enqueue(4, after, *handles[:1]))
+        if handles:
+            await tried(diary, "task-4", lambda: enqueue(4, after, handles[0]))
         worker = Worker(queue, concurrency=2, poll_interval=0.2, lease=10)
         worker._emit.on(StorageFailed, lambda event: diary.write("told", event.action, event.error))
 

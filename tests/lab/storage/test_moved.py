@@ -1,7 +1,6 @@
 """The file is removed, replaced or moved under those who have it open: nobody is told that something is stored then."""
 
 import asyncio
-import os
 import shutil
 import sqlite3
 import sys
@@ -53,7 +52,7 @@ def replace(path: Path) -> None:
     asyncio.run(_make(other))
     for name in ("tasks.db-wal", "tasks.db-shm"):
         path.with_name(name).unlink()
-    os.replace(other, path)
+    other.replace(path)
 
 
 async def _make(path: Path) -> None:

@@ -176,6 +176,8 @@ class SQLiteBackend(Backend):
                 db.execute("PRAGMA checkpoint_fullfsync = 1")
                 db.execute("PRAGMA synchronous = NORMAL")
                 schema.migrate(db)
+                # SQLite opens for reading alone what it cannot open for writing at that moment, and says nothing.
+                db.execute("UPDATE sitq_meta SET value = value WHERE false")
             self._place.take_log()
         except BaseException:
             db.close()

@@ -272,8 +272,10 @@ class Lane:
             else:
                 pairs = zip(group, earlier, strict=True)
                 settled = [(job.future, job.repeat(db, answer), None) for job, (_, answer, _) in pairs]
-        except BaseException:
+        except BaseException as error:
             self._roll_back()
+            # One that was opened for reading alone remains so, although the next one may be able to write.
+            self._suspect |= is_read_only(error)
             raise
         try:
             commit(db)
@@ -315,6 +317,11 @@ def run_all(db: sqlite3.Connection, group: Iterable[Job]) -> list[Settled]:
         answers = together(db, [job.argument for job in jobs])
         settled += [(job.future, answer, None) for job, answer in zip(jobs, answers, strict=True)]
     return settled
+
+
+def is_read_only(error: BaseException) -> bool:
+    """Whether the connection cannot write. BEGIN does not tell that."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_READONLY
 
 
 def commit(db: sqlite3.Connection) -> None:

@@ -46,7 +46,7 @@ class Place:
         if self.is_lost():
             raise self.error()
         if self._path is not None:
-            self._database = os.stat(self._path)
+            self._database = Path(self._path).stat()
 
     def take_log(self) -> None:
         """Remember the log, when it is open."""
@@ -70,7 +70,7 @@ class Place:
 
 def look(path: str) -> os.stat_result | None:
     try:
-        return os.stat(path)
+        return Path(path).stat()
     except (FileNotFoundError, NotADirectoryError):
         return None
 
@@ -80,7 +80,7 @@ def is_at(path: str, known: os.stat_result | None) -> bool:
     if known is None:
         return True
     try:
-        found = os.stat(path)
+        found = os.stat(path)  # noqa: PTH116  # in each transaction: a Path would cost as much again
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError:  # a folder that is closed to us meanwhile, say
