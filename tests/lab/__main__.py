@@ -14,8 +14,10 @@ from pathlib import Path
 from tests.lab import ledger
 from tests.lab.experiment import Batch, Experiment
 from tests.lab.kill.harness import KILL
+from tests.lab.storage.power import STORAGE
+from tests.lab.storage.sweep import FAULTS
 
-EXPERIMENTS = (KILL,)
+EXPERIMENTS = (KILL, STORAGE, FAULTS)
 
 
 class Bar:

@@ -12,6 +12,7 @@ from sitq.backends.sqlite import SQLiteBackend
 from sitq.errors import BackendTimeoutError, StorageFullError
 from sitq.events import StorageFailed
 from sitq.model import Held
+from tests.lab.storage.recording import record
 from tests.lab.storage.shim import Shim
 from tests.lab.storage.steps import STEPS, Stage
 from tests.lab.storage.zygote import Job, Workload
@@ -134,4 +135,4 @@ async def work(job: Job, shim: Shim) -> None:
         diary.write("worked")
 
 
-WORKLOADS: dict[str, Workload] = {"steps": take_steps, "work": work}
+WORKLOADS: dict[str, Workload] = {"steps": take_steps, "work": work, "record": record}
