@@ -174,6 +174,13 @@ async def go_on(folder: Path) -> list[str]:
         await backend.close()
 
 
+def drawn(recording: Recording, rng: random.Random) -> Iterator[tuple[Moment, str]]:
+    """Half of the moments, and fewer of those before anything was acknowledged, each with a way that is possible."""
+    for moment in recording.moments():
+        if rng.random() < (0.5 if moment.durable else 0.1):
+            yield moment, rng.choice(WAYS if moment.before is not None else WAYS[:-1])
+
+
 def crash(seed: int, count: int, progress: Progress) -> Batch:
     """So many points at which the power goes, spread over as many recorded runs as are needed."""
     rng = random.Random(seed)
@@ -187,19 +194,18 @@ def crash(seed: int, count: int, progress: Progress) -> Batch:
         recording = Recording(own, rng.randrange(2**32), library)
         figures["runs"] += 1
         figures["commits"] += len(recording.commits)
-        for moment in recording.moments():
-            for way in WAYS:
-                if done >= count or (way == "damaged" and moment.before is None):
-                    continue
-                wrong = examine(moment, recording, own, rng, way)
-                figures[way] += 1
-                done += 1
-                if wrong is None and done % GO_ON_EVERY == 0:
-                    figures["went on"] += 1
-                    wrong = "; ".join(asyncio.run(go_on(own))) or None
-                if wrong is not None:
-                    problems.append(f"run {figures['runs']}, {way}, point {done}: {wrong}")
-                progress(done)
+        for moment, way in drawn(recording, rng):
+            if done == count:
+                break
+            wrong = examine(moment, recording, own, rng, way)
+            figures[way] += 1
+            done += 1
+            if wrong is None and done % GO_ON_EVERY == 0:
+                figures["went on"] += 1
+                wrong = "; ".join(asyncio.run(go_on(own))) or None
+            if wrong is not None:
+                problems.append(f"run {figures['runs']}, {way}, point {done}: {wrong}")
+            progress(done)
         shutil.rmtree(own)
     shutil.rmtree(folder)
     return Batch(done, problems, figures)
