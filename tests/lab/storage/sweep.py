@@ -60,7 +60,7 @@ def drawn(rng: random.Random, most: int) -> Fault:
     """Any fault, somewhere in the first `most` calls."""
     return Fault(
         rng.choice(CALLS),
-        rng.randint(1, most),
+        rng.randint(1, 1 + int(most * rng.random())),
         rng.choice([1, 1, 2, 5, 20, EVER]),
         rng.choice(ERRORS),
         rng.choice([-1, -1, 0, 1, 2, 3, 5, 10]),

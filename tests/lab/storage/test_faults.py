@@ -22,7 +22,7 @@ def test_a_client_whose_disk_fails_once(library: Path, part: int) -> None:
     """What was acknowledged is there, what was refused is there as a whole or not at all, and it goes on."""
     calls = sweep.calls_of("steps", library)
     assert calls > 300
-    wanted = [*each(calls, error=errno.EIO), *each(calls, 3, error=errno.ENOSPC)]
+    wanted = [*each(calls, error=errno.EIO), *each(calls, 5, error=errno.ENOSPC)]
 
     broken, met = sweep.run("steps", sweep.parts(wanted, PARTS)[part], library)
 
@@ -35,10 +35,21 @@ def test_a_client_whose_disk_fails_once(library: Path, part: int) -> None:
 def test_a_client_whose_disk_fails_for_ever(library: Path, error: int) -> None:
     calls = sweep.calls_of("steps", library)
 
-    broken, met = sweep.run("steps", each(calls, 5, error=error, times=EVER), library)
+    broken, met = sweep.run("steps", each(calls, 8, error=error, times=EVER), library)
 
     assert broken == []
     assert met["refusals"] > met["answers"] / 5
+
+
+def test_a_client_whose_disk_syncs_no_more(library: Path) -> None:
+    """The commit is in the log and may come back, so nobody may be told that nothing was written."""
+    syncs = sweep.calls_of("steps", library, Call.SYNC)
+    wanted = [Fault(Call.SYNC, nth, EVER, errno.EIO) for nth in range(1, syncs + 1)]
+
+    broken, met = sweep.run("steps", wanted, library)
+
+    assert broken == []
+    assert met["refusals"] > syncs
 
 
 @pytest.mark.parametrize("later", [0, 1, 4])
@@ -48,7 +59,7 @@ def test_a_client_that_dies_of_a_failed_sync(library: Path, later: int) -> None:
     assert syncs > 20
     # Counted among all calls, so that it ends in the middle of the repair: these are spread evenly over the run.
     every = sweep.calls_of("steps", library)
-    wanted = [Fault(shim.ALL, nth, 1, errno.EIO, later) for nth in range(1, every + 1, max(1, every // 60))]
+    wanted = [Fault(shim.ALL, nth, 1, errno.EIO, later) for nth in range(1, every + 1, max(1, every // 30))]
     wanted += [Fault(Call.SYNC, nth, 1, errno.EIO, later) for nth in range(1, syncs + 1)]
 
     broken, met = sweep.run("steps", wanted, library)
