@@ -187,7 +187,7 @@ class BackendConnectionError(BackendError):
 
 
 class BackendSchemaError(BackendConnectionError):
-    """The storage was written by a newer sitq. It is left untouched."""
+    """The storage was written by a newer sitq, or lacks something that belongs to it. It is left untouched."""
 
 
 class BackendTimeoutError(BackendError):

@@ -362,3 +362,52 @@ async def test_a_connection_that_cannot_be_made_leaves_no_thread(tmp_path: Path)
         await broken.start()
     await asyncio.to_thread(broken._thread._thread.join, PATIENCE)
     assert not broken._thread._thread.is_alive()
+
+
+# -- A handle that is no good ----------------------------------------------------------------------
+
+
+async def test_a_connection_that_cannot_write_is_replaced(tmp_path: Path) -> None:
+    """SQLite opens a file for reading alone if it cannot be opened for writing at that moment, and says nothing."""
+    path = tmp_path / "lane.db"
+    modes = iter(["rwc", "ro", "rw"])
+
+    def connect() -> sqlite3.Connection:
+        return sqlite3.connect(
+            f"{path.as_uri()}?mode={next(modes)}", uri=True, isolation_level=None, check_same_thread=False
+        )
+
+    connect().executescript("PRAGMA journal_mode = WAL; CREATE TABLE notes (value)").connection.close()
+    writer = Lane(connect, transact=True)
+    await writer.start()
+
+    with pytest.raises(BackendConnectionError, match="cannot be written"):
+        await writer.run(add("first"))
+    await writer.run(add("second"))
+
+    await writer.stop()
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("SELECT value FROM notes").fetchall() == [("second",)]
+
+
+async def test_a_file_that_opens_for_reading_alone_does_not_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "tasks.db"
+    backend = SQLiteBackend(path)
+    await backend.open()
+    await backend.close()
+    whole = sqlite3.connect
+
+    def read_only(database: Any, **options: Any) -> sqlite3.Connection:
+        if database == ":memory:":
+            return whole(database, **options)
+        return whole(f"{path.as_uri()}?mode=ro", uri=True, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sqlite3, "connect", read_only)
+        with pytest.raises(BackendConnectionError, match="cannot be written"):
+            await backend.open()
+    await backend.open()
+    await backend.enqueue([new_task()])
+    await backend.close()

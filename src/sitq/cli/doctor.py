@@ -182,6 +182,9 @@ def _schema(db: sqlite3.Connection) -> Finding:
         return Finding(
             "schema", "warning", f"version {version}: migrated to {schema.VERSION} when it is next opened"
         )
+    if lacking := schema.missing(db):
+        shown = ", ".join(lacking[:_MAX_REPORTED])
+        return Finding("schema", "error", f"it lacks {shown}: restore a backup, or use another file")
     return Finding("schema", "ok", f"version {version}")
 
 

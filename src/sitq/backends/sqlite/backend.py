@@ -30,6 +30,7 @@ from sitq.backends.sqlite.errors import DamagedError, checked, translated
 from sitq.backends.sqlite.lane import Lane
 from sitq.backends.sqlite.listeners import Listeners
 from sitq.backends.sqlite.notes import Written
+from sitq.backends.sqlite.place import Place
 from sitq.backends.sqlite.reports import Pulse
 from sitq.backends.sqlite.reserve import Reservation
 from sitq.backends.sqlite.rings import Rings
@@ -111,6 +112,7 @@ class SQLiteBackend(Backend):
             ) from error
         lock = None if self._in_memory else beside
         self._lock = files.WriteLock(lock, timeout=busy_timeout)
+        self._place = Place(None if self._in_memory else self._file)
         self._opening = asyncio.Lock()
         self._open = False
         self._bells = Bells()
@@ -131,16 +133,20 @@ class SQLiteBackend(Backend):
             self._open = True
 
     async def _start(self) -> None:
+        self._place.forget()
         self._writer = Lane(
             self._connect_writer,
             transact=True,
             lock=self._lock,
+            place=self._place,
             durable=self.durability == "full",
             after_commit=lambda db: self._ring(db, self._listeners.committed()),
         )
         self._watch = Watch(self._writer, self._ring)
         # A memory database belongs to its connection, so there it reads on the writer's.
-        self._reader = self._writer if self._in_memory else Lane(self._connect, transact=False)
+        self._reader = (
+            self._writer if self._in_memory else Lane(self._connect, transact=False, place=self._place)
+        )
         try:
             await self._writer.start()
             if self._reader is not self._writer:
@@ -167,9 +173,10 @@ class SQLiteBackend(Backend):
         return db
 
     def _connect_writer(self) -> sqlite3.Connection:
-        if not self._in_memory:
+        if not self._in_memory and not self._place.is_known:  # else it may not be created again
             files.prepare(self._file, allow_network_fs=self._allow_network_fs)
             files.warn_of_old_sqlite()
+        self._place.take_database()
         db = self._connect()
         try:
             # Changing the journal mode does not wait for other processes that are doing the same, hence the lock.
@@ -183,6 +190,9 @@ class SQLiteBackend(Backend):
                 db.execute("PRAGMA checkpoint_fullfsync = 1")
                 db.execute("PRAGMA synchronous = NORMAL")
                 schema.migrate(db)
+                # SQLite opens for reading alone what it cannot open for writing at that moment, and says nothing.
+                db.execute("UPDATE sitq_meta SET value = value WHERE false")
+            self._place.take_log()
         except BaseException:
             db.close()
             raise

@@ -92,6 +92,7 @@ def prepare(path: Path, *, allow_network_fs: bool) -> None:
             f"folder you may write to"
         )
     with _creating:
+        _check_log(path)
         try:
             _create(path)
         except OSError as error:
@@ -101,6 +102,25 @@ def prepare(path: Path, *, allow_network_fs: bool) -> None:
 
 
 _creating: Final = threading.Lock()
+
+
+def _check_log(path: Path) -> None:
+    """Refuse a log without its database: SQLite deletes it without a word, whatever is in it."""
+    log = path.with_name(path.name + "-wal")
+    # In this order: who creates the database at this moment writes into it before there is a log.
+    if size_of(log) and not size_of(path):
+        raise BackendConnectionError(
+            f"{path} is missing or empty, but its log {log.name} is not, and there may be tasks in it: put the "
+            "database back beside it, or remove the log as well to begin with nothing. Nothing was changed"
+        )
+
+
+def size_of(path: Path) -> int:
+    """In bytes; 0 if there is none."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _create(path: Path) -> None:

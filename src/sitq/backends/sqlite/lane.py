@@ -23,6 +23,7 @@ import aiosqlite
 
 from sitq.backends.sqlite.errors import commit_unknown, translated
 from sitq.backends.sqlite.files import WriteLock
+from sitq.backends.sqlite.place import Place
 from sitq.errors import BackendConnectionError, BackendTimeoutError
 
 type Operation[T] = Callable[[sqlite3.Connection], T]
@@ -56,6 +57,7 @@ class Lane:
         connect: Opens the connection; called on the database thread, and again after a commit whose outcome is unknown.
         transact: Run what waits as one write transaction. Without it each operation runs by itself, for reading.
         lock: Held around each write transaction, so that processes take turns.
+        place: Looked at before callers are answered: what is in a file that nobody finds any more is not told.
         durable: Sync the log to the disk when an operation asks for it.
         after_commit: Called on the database thread when a transaction is committed, before its callers are answered.
     """
@@ -66,6 +68,7 @@ class Lane:
         *,
         transact: bool,
         lock: WriteLock | None = None,
+        place: Place | None = None,
         durable: bool = True,
         after_commit: Callable[[sqlite3.Connection], None] | None = None,
     ) -> None:
@@ -73,6 +76,7 @@ class Lane:
         self._after_commit = after_commit
         self._transact = transact
         self._lock = lock or WriteLock(None)
+        self._place = place or Place(None)
         self._durable = durable
         self._synced = False
         self._pid = os.getpid()
@@ -207,7 +211,13 @@ class Lane:
             # Nobody waits for these, and nothing of them was done yet.
             group = [job for job in group if not job.future.cancelled()]
             if group:
-                answer(self._run_group(group))
+                answer(self._still_there(self._run_group(group)))
+
+    def _still_there(self, settled: list[Settled]) -> list[Settled]:
+        """Last, so that what is acknowledged was in a file that others find when it was committed already."""
+        if not self._place.is_lost():
+            return settled
+        return [(future, None, self._place.error()) for future, _, _ in settled]
 
     def _run_group(self, group: list[Job]) -> list[Settled]:
         if not self._transact:
@@ -250,6 +260,7 @@ class Lane:
 
     def _commit(self, group: list[Job], durable: bool, earlier: list[Settled] | None = None) -> list[Settled]:
         if self._suspect:
+            self._place.forget_log()
             self._db.close()
             self._reconnect()
         db = self._db
@@ -262,8 +273,10 @@ class Lane:
             else:
                 pairs = zip(group, earlier, strict=True)
                 settled = [(job.future, job.repeat(db, answer), None) for job, (_, answer, _) in pairs]
-        except BaseException:
+        except BaseException as error:
             self._roll_back()
+            # One that was opened for reading alone remains so, although the next one may be able to write.
+            self._suspect |= is_read_only(error)
             raise
         try:
             commit(db)
@@ -305,6 +318,11 @@ def run_all(db: sqlite3.Connection, group: Iterable[Job]) -> list[Settled]:
         answers = together(db, [job.argument for job in jobs])
         settled += [(job.future, answer, None) for job, answer in zip(jobs, answers, strict=True)]
     return settled
+
+
+def is_read_only(error: BaseException) -> bool:
+    """Whether the connection cannot write. BEGIN does not tell that."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_READONLY
 
 
 def commit(db: sqlite3.Connection) -> None:

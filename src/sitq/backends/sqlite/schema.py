@@ -5,7 +5,10 @@ application's own database file.
 """
 
 import sqlite3
+from collections.abc import Sequence
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import Final, overload
 
 from sitq.errors import BackendConnectionError, BackendSchemaError
@@ -231,10 +234,12 @@ def migrate(db: sqlite3.Connection) -> None:
     """Bring the file to `VERSION` in one transaction, however many processes try at once.
 
     Raises:
-        BackendSchemaError: if the file was written by a newer sitq. It is left untouched.
-        BackendConnectionError: if it does not say which sitq wrote it.
+        BackendSchemaError: The file was written by a newer sitq, or it lacks something. It is left untouched.
+        BackendConnectionError: It does not say which sitq wrote it.
     """
     if _version(db) == VERSION:
+        if lacking := missing(db):
+            raise _lacks(lacking)
         return
     db.execute("BEGIN IMMEDIATE")
     try:
@@ -255,13 +260,48 @@ def migrate(db: sqlite3.Connection) -> None:
         raise
 
 
+def missing(db: sqlite3.Connection) -> list[str]:
+    """What a file of this version lacks: tables, indexes, columns and counters. What it has besides is no matter."""
+    return sorted(_wanted() - _parts(db))
+
+
+@cache
+def _wanted() -> frozenset[str]:
+    with closing(sqlite3.connect(":memory:")) as db:
+        for script in MIGRATIONS.values():
+            db.executescript(script)
+        return _parts(db)
+
+
+def _parts(db: sqlite3.Connection) -> frozenset[str]:
+    parts = db.execute(
+        "SELECT m.name || coalesce('.' || c.name, '') FROM sqlite_master AS m "
+        "LEFT JOIN pragma_table_info(m.name) AS c WHERE m.name GLOB 'sitq_*' "
+        "UNION ALL SELECT 'the ' || key || ' in sitq_meta' FROM sitq_meta"
+    )
+    return frozenset(name for (name,) in parts)
+
+
+def _lacks(parts: Sequence[str]) -> BackendSchemaError:
+    more = f" and {len(parts) - 3} more" if len(parts) > 3 else ""
+    return BackendSchemaError(
+        f"the database lacks {', '.join(parts[:3])}{more}: somebody changed the tables of sitq. Run `sitq doctor` on "
+        "it, and restore a backup or use another file. Nothing was changed"
+    )
+
+
 def _version(db: sqlite3.Connection) -> int:
-    if db.execute("SELECT 1 FROM sqlite_master WHERE name = 'sitq_meta'").fetchone() is None:
+    names = [name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE name GLOB 'sitq_*'")]
+    if not names:
         return 0
+    if "sitq_meta" not in names:
+        raise _lacks(["sitq_meta"])
     row = db.execute("SELECT value FROM sitq_meta WHERE key = 'schema_version'").fetchone()
-    if row is None or not isinstance(row[0], int) or row[0] < 1:
+    if row is None:
+        raise _lacks(["the schema_version in sitq_meta"])
+    if not isinstance(row[0], int) or row[0] < 1:
         raise BackendConnectionError(
-            f"the database has schema {None if row is None else row[0]!r}, which no sitq wrote: it is damaged. Run "
-            "`sitq doctor` on it, or restore a backup. Nothing was changed"
+            f"the database has schema {row[0]!r}, which no sitq wrote: it is damaged. Run `sitq doctor` on it, or "
+            "restore a backup. Nothing was changed"
         )
     return row[0]
