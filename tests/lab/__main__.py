@@ -13,9 +13,12 @@ from pathlib import Path
 
 from tests.lab import ledger
 from tests.lab.experiment import Batch, Experiment
-from tests.lab.kill.harness import KILL
+from tests.lab.kill.harness import KILL, KILL_COMMAND
 
-EXPERIMENTS = (KILL,)
+EXPERIMENTS = (
+    KILL,
+    KILL_COMMAND,
+)
 
 
 class Bar:

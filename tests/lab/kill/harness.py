@@ -1,91 +1,213 @@
-"""Kill workers at random moments and check that nothing is lost: `python -m tests.lab kill`."""
+"""Kill processes, at random moments and at named points of the code, and check that nothing is lost."""
 
-import asyncio
 import os
 import random
 import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Coroutine
+from collections import Counter
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil  # type: ignore[import-untyped]
 
 from tests.lab.experiment import Batch, Experiment, Progress
 from tests.lab.history.checker import check
+from tests.lab.history.collect import collect
 from tests.lab.history.entries import History
-from tests.lab.history.journal import collect
-from tests.lab.kill import crew
+from tests.lab.kill import crew, tasks
+from tests.lab.kill.points import MIGRATION, POINTS, Aim, Role, aim_at, arm
+from tests.lab.kill.processes import KILLED, Nursery
 
-WORKERS = 3
-PRODUCERS = 2
 PAUSED = (2 * crew.LEASE, 4 * crew.LEASE)
 LET_LIVE = 0.3
+PATIENCE = 60.0
+"""Seconds after which a point counts as one that is never reached."""
+
+
+class Plan(NamedTuple):
+    """How a run goes.
+
+    Attributes:
+        numbers: How many of each there are.
+        aimed: How many of them at once are to die at a point of the code.
+        pause: Seconds between two acts, on average.
+        command: The workers are `sitq worker`, each in a fresh interpreter.
+    """
+
+    numbers: dict[Role, int]
+    aimed: int
+    pause: float
+    command: bool = False
+
+
+FORKED = Plan({"worker": 4, "producer": 2, "steward": 1}, aimed=3, pause=0.02)
+COMMAND = Plan({"worker": 2, "producer": 1, "steward": 1}, aimed=0, pause=0.3, command=True)
+
+
+class Member(NamedTuple):
+    """A process: what it does, and where it is to die by itself."""
+
+    pid: int
+    role: Role
+    aim: Aim | None = None
+    since: float = 0.0
 
 
 class Harness:
-    """Forks, kills, pauses. It never opens SQLite and starts no threads while it forks, so its children start clean."""
+    """Starts, kills and pauses processes that work on one file."""
 
-    def __init__(self, folder: Path, seed: int) -> None:
+    def __init__(self, folder: Path, seed: int, plan: Plan) -> None:
         self._folder = folder
+        self._plan = plan
         self._rng = random.Random(seed)
-        self._workers: set[int] = set()
+        self.nursery = Nursery()
+        self._members: dict[int, Member] = {}
         self._paused: dict[int, float] = {}
-        self._producers: set[int] = set()
         self._parent = 0
-        self._steward = 0
-        self.kills = self.pauses = self.producer_kills = self.child_kills = 0
+        self.struck: Counter[str] = Counter(dict.fromkeys(POINTS if plan.aimed else (), 0))
+        self.done: Counter[str] = Counter()
 
-    def start(self) -> None:
-        while len(self._workers) < WORKERS:
-            self._workers.add(fork(lambda: crew.work(self._folder, queues=["default"])))
+    @property
+    def kills(self) -> int:
+        return self.done["kills"]
+
+    def least(self) -> int:
+        """How often the point was struck that was struck least."""
+        return min(self.struck.values(), default=0)
+
+    # -- Starting ----------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Let processes die while they make the tables; then start those that are to work."""
+        for point in MIGRATION if self._plan.aimed else ():
+            aims = [aim_at(point, self._rng) for _ in range(2)]
+            if point == MIGRATION[-1]:  # of these one comes by, and the other finds everything there
+                aims = aims[:1]
+            for one in [self._fork("worker", aim) for aim in aims]:
+                self.nursery.wait(one.pid, KILLED)
+                self.done["kills"] += 1
+                self.struck[point] += 1
+        self.fill_up()
+
+    def fill_up(self) -> None:
         if not self._parent:
-            self._parent = fork(lambda: crew.work(self._folder, queues=[crew.PROCESSES]))
-        while len(self._producers) < PRODUCERS:
-            seed = self._rng.randrange(2**32)
-            self._producers.add(fork(lambda seed=seed: crew.produce(self._folder, seed)))  # type: ignore[misc]
-        if not self._steward:
-            steward = self._rng.randrange(2**32)
-            self._steward = fork(lambda: crew.govern(self._folder, steward))
+            self._parent = self.nursery.fork(partial(crew.work, self._folder, [tasks.PROCESSES]))
+        for role, number in self._plan.numbers.items():
+            while sum(member.role == role for member in self._members.values()) < number:
+                member = self._start(role)
+                self._members[member.pid] = member
 
-    def strike(self) -> None:
-        """One act of violence, after a random pause."""
-        time.sleep(self._rng.expovariate(1 / 0.03))
+    def _start(self, role: Role) -> Member:
+        if self._plan.command and role == "worker":
+            lease = str(crew.LEASE)
+            target = "tests.lab.kill.application:queue()"
+            options = ("-q", "default", "-c", "8", "--lease", lease, "--log-level", "critical")
+            return Member(self.nursery.command(self._folder, "worker", target, *options), role)
+        return self._fork(role, self._next_aim(role))
+
+    def _next_aim(self, role: Role) -> Aim | None:
+        """The point that was struck least, unless enough aim at theirs already, or it is another role's turn."""
+        aims = [member.aim.point for member in self._members.values() if member.aim]
+        mine = sorted(
+            (count, point)
+            for point, count in self.struck.items()
+            if POINTS.get(point) == role and point not in aims
+        )
+        if len(aims) >= self._plan.aimed or not mine:
+            return None
+        # Those who are there once are aimed at a point now and then, so that they also get something done.
+        if self._plan.numbers[role] == 1 and self._rng.random() < 0.5:
+            return None
+        return aim_at(mine[0][1], self._rng)
+
+    def _fork(self, role: Role, aim: Aim | None = None) -> Member:
+        folder, seed = self._folder, self._rng.randrange(2**32)
+        leave_after = self._rng.uniform(0.01, 0.3) if aim and aim.point.startswith("close") else None
+
+        async def main() -> None:
+            if aim is not None:
+                arm(aim, folder / "tasks.db")
+            match role:
+                case "worker":
+                    await crew.work(folder, ["default"], leave_after=leave_after)
+                case "producer":
+                    await crew.produce(folder, seed)
+                case "steward":
+                    await crew.govern(folder, seed)
+
+        return Member(self.nursery.fork(main), role, aim, time.monotonic())
+
+    # -- Violence ----------------------------------------------------------------------------------
+
+    def strike(self) -> list[str]:
+        """One act, after a random pause. Returns what went wrong with those who were to die by themselves."""
+        time.sleep(self._rng.expovariate(1 / self._plan.pause))
+        self._wake_up()
+        fate = self._rng.random()
+        if fate < 0.06:
+            self.done["child processes killed"] += self._kill_a_child()
+        elif fate < 0.065:
+            self.nursery.end(self._parent)
+            self._parent = 0
+            self.done["kills"] += 1
+        elif fate < 0.1:
+            self._kill("producer")
+        elif fate < 0.17:
+            self._pause()
+        else:
+            self._kill("worker")
+        problems = list(self._bury())
+        self.fill_up()
+        return problems
+
+    def _of(self, role: Role) -> list[int]:
+        """Those whom chance may strike."""
+        return sorted(pid for pid, one in self._members.items() if one.role == role and one.aim is None)
+
+    def _kill(self, role: Role) -> None:
+        victims = self._of(role)
+        victim = self._rng.choice(victims) if victims else 0
+        if victim and victim not in self._paused:  # who is paused is to live and to say what it did
+            del self._members[victim]
+            self.nursery.end(victim)
+            self.done["kills"] += 1
+            self.done["producers killed"] += role == "producer"
+
+    def _pause(self) -> None:
+        victims = [pid for pid in self._of("worker") if pid not in self._paused]
+        if victims and len(self._paused) < self._plan.numbers["worker"] - 1:
+            victim = self._rng.choice(victims)
+            os.kill(victim, signal.SIGSTOP)
+            self._paused[victim] = time.monotonic() + self._rng.uniform(*PAUSED)
+            self.done["pauses beyond the lease"] += 1
+
+    def _wake_up(self) -> None:
         for pid, until in list(self._paused.items()):
             if time.monotonic() >= until:
                 os.kill(pid, signal.SIGCONT)
             if time.monotonic() >= until + LET_LIVE:
                 del self._paused[pid]
-        fate = self._rng.random()
-        victim = self._rng.choice(sorted(self._workers))
-        if fate < 0.05:
-            producer = self._rng.choice(sorted(self._producers))
-            self._producers.discard(producer)
-            end(producer)
-            self.producer_kills += 1
-        elif fate < 0.2:
-            self.child_kills += self._kill_a_child()
-        elif fate < 0.205:
-            end(self._parent)
-            self._parent = 0
-            self.kills += 1
-        elif victim in self._paused:
-            pass  # it is to live and to say what it did: the stale worker is the harder case
-        elif fate < 0.3 and len(self._paused) < WORKERS - 1:
-            os.kill(victim, signal.SIGSTOP)
-            self._paused[victim] = time.monotonic() + self._rng.uniform(*PAUSED)
-            self.pauses += 1
-        else:
-            self._workers.discard(victim)
-            end(victim)
-            self.kills += 1
-        self.start()
+
+    def _bury(self) -> Any:
+        """Take note of those who died at their points."""
+        for member in [one for one in self._members.values() if one.aim]:
+            assert member.aim is not None
+            if self.nursery.has_ended(member.pid, KILLED):
+                self.struck[member.aim.point] += 1
+                self.done["kills"] += 1
+            elif time.monotonic() > member.since + PATIENCE:
+                self.nursery.end(member.pid)
+                yield f"nobody came by {member.aim.point} within {PATIENCE} s"
+            else:
+                continue
+            del self._members[member.pid]
 
     def _kill_a_child(self) -> bool:
         """Kill a process that has run a task, if there is one."""
-        processes = self._folder / crew.PROCESSES
+        processes = self._folder / tasks.PROCESSES
         children = [
             child
             for child in psutil.Process(self._parent).children()
@@ -95,90 +217,77 @@ class Harness:
             self._rng.choice(children).kill()
         return bool(children)
 
-    def done(self) -> dict[str, int]:
-        return {
-            "pauses beyond the lease": self.pauses,
-            "producers killed": self.producer_kills,
-            "child processes killed": self.child_kills,
-        }
-
     def finish(self) -> None:
         """End everybody, then let healthy workers do what is left."""
         for pid in self._paused:
             os.kill(pid, signal.SIGCONT)
         time.sleep(self._rng.random() * 0.1)
-        for pid in [*self._workers, *self._producers, self._parent, self._steward]:
-            end(pid)
-        self._workers.clear()
-        healthy = [fork(lambda: crew.work(self._folder, until_done=True)) for _ in range(2)]
-        codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in healthy]
-        if any(codes):
-            raise SystemExit(f"a healthy worker ended with {codes}")
+        for _ in self._bury():
+            pass
+        for pid in [*self._members, self._parent]:
+            self.nursery.end(pid)
+        healthy = [self.nursery.fork(partial(crew.work_off, self._folder)) for _ in range(2)]
+        for pid in healthy:
+            self.nursery.wait(pid, 0)
 
 
-def fork(main: Callable[[], Coroutine[Any, Any, None]]) -> int:
-    pid = os.fork()
-    if pid:
-        return pid
-    code = 1
-    try:
-        asyncio.run(main())
-        code = 0
-    except BaseException:
-        import traceback
-
-        traceback.print_exc()
-    finally:
-        os._exit(code)
-
-
-def end(pid: int) -> None:
-    os.kill(pid, signal.SIGKILL)
-    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    if code != -signal.SIGKILL:
-        raise SystemExit(f"a process ended by itself, with {code}")
-
-
-def kill(seed: int, count: int, progress: Progress) -> Batch:
+def run(plan: Plan, seed: int, count: int, progress: Progress) -> Batch:
     """Let real processes work, kill so many, and hear the judge. A folder with the journal stays if he finds fault."""
     folder = Path(tempfile.mkdtemp(prefix="sitq-kill-"))
-    (folder / crew.PROCESSES).mkdir()
-    harness = Harness(folder, seed)
-    harness.start()
-    while harness.kills < count:
-        harness.strike()
-        progress(harness.kills)
-    harness.finish()
+    (folder / tasks.PROCESSES).mkdir()
+    harness = Harness(folder, seed, plan)
+    broken: list[str] = []
+    try:
+        harness.begin()
+        # Each point is struck at least once for a hundred kills, however long that takes.
+        while not broken and (harness.kills < count or harness.least() < count // 100):
+            broken += harness.strike()
+            progress(min(harness.kills, count))
+        harness.finish()
+    finally:
+        harness.nursery.close()
     history = collect(folder / "tasks.db", folder)
-    broken = check(history)
+    broken += check(history)
     if broken:
         broken.append(f"the journal is in {folder}")
     else:
         shutil.rmtree(folder)
-    return Batch(harness.kills, broken, harness.done() | figures(history))
+    done = {name: number for name, number in harness.done.items() if name != "kills"}
+    at_points = {"kills at points": sum(harness.struck.values())} if plan.aimed else {}
+    return Batch(harness.kills, broken, done | at_points | figures(history))
 
 
 def figures(history: History) -> dict[str, int]:
     """What the run met. A run that met little proves little."""
     return {
         "acknowledged": len(history.acknowledged),
+        "refused": len(history.refused),
         "runs": len(history.ran),
         "stale outcomes refused": sum(not entry.accepted for entry in history.reported),
         "given up": sum(task.status == "failed" for task in history.final),
         "requeued": len(history.requeued),
+        "removed": len(history.forgone - {task.id for task in history.final}),
+        "cancelled": len(history.stopped),
         "retries": sum(one.kind == "Retried" for one in history.sent),
         "crashes told": sum(one.kind == "Crashed" for one in history.sent),
         "lines": len(history.noted),
         "ticks": sum("tick" in task.meta for task in history.final),
         "followed": sum(bool(task.parents) and task.status == "success" for task in history.final),
         "cancelled with others": sum(task.cancelled_by is not None for task in history.final),
+        "committed with others": len(history.beside or ()),
     }
 
 
-KILL = Experiment(
+def _experiment(name: str, about: str, batch: int, plan: Plan) -> Experiment:
+    return Experiment(name, "kills", about, batch, partial(run, plan))
+
+
+KILL = _experiment(
     "kill",
-    "kills",
-    "SIGKILL and SIGSTOP for workers, producers and child processes at random moments",
-    5000,
-    kill,
+    "SIGKILL at random moments and at named points of the code, and SIGSTOP, for forked workers and producers",
+    500,
+    FORKED,
+)
+KILL_COMMAND = _experiment(
+    "kill-command", "SIGKILL for `sitq worker` in fresh interpreters, and for producers", 50, COMMAND
 )
