@@ -107,10 +107,12 @@ def _one_outcome_counts(history: History) -> Iterable[str]:
     kinds = {"Succeeded": "success", "Failed": "failed", "Cancelled": "cancelled"}
     accepted = [entry for entry in history.reported if entry.accepted and entry.kind in ENDS]
     for task_id, ends in by_id(accepted).items():
+        if task_id not in final:
+            continue
         last = [entry for entry in ends if entry[:2] not in requeued or entry.fence == final[task_id].fence]
         if len({entry.fence for entry in last}) > 1:
             yield f"{task_id}: outcomes of several fences were accepted: {sorted({entry.fence for entry in last})}"
-        for entry in last if task_id in final else ():
+        for entry in last:
             if entry.fence != final[task_id].fence:
                 yield f"{task_id}: an outcome of fence {entry.fence} was accepted, the last was {final[task_id].fence}"
             if kinds[entry.kind] != final[task_id].status:

@@ -115,7 +115,7 @@ def full() -> History:
     history.looked += [Looked("a", True), Looked("w3", False)]
     history.refused.add("w4")
     history.seen.append(Seen("a", "running", 1, due=True))
-    kin = {"e0": ("r", "s"), "e1": ("e0", "q")}
+    kin = {"e0": ("r", "s"), "e1": ("e0", "q"), "w1": ("w3",)}
     history.final = [one._replace(parents=kin.get(one.id, ())) for one in history.final] + [dead]
     history.asked = {one.id for one in history.final} | {"w3", "w4"}
     return history
@@ -330,6 +330,10 @@ BROKEN: dict[str, tuple[Callable[[History], object], str]] = {
     "I12: a parent that is gone": (
         final("e1", parents=("gone",)),
         "e1 depends on ['gone'], of whom nothing is known",
+    ),
+    "I12: a parent that is removed too early": (
+        final("e1", parents=("w3",), status="cancelled", result=None, cancelled_by="q"),
+        "e1 depends on ['w3'], of whom nothing is known",
     ),
     "I1: a child that waits for ever": (final("z", status="waiting"), "z is waiting at the end"),
     "I1: a task that nobody asked for": (

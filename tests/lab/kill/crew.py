@@ -18,7 +18,7 @@ from tests.lab.kill import tasks
 
 LEASE = 0.3
 BACKLOG = 40  # small: what lost its lease is to be taken over before its first worker wakes up
-MOST = 55  # pending at once: enough for a backlog, and little enough to be met
+MOST = 44  # pending at once: enough for a backlog, and little enough to be met
 SCHEDULE = "tick"
 
 
@@ -40,20 +40,22 @@ async def work_off(folder: Path) -> None:
     async with TaskQueue(backend) as queue:
         with suppress(ScheduleNotFoundError):
             await queue.remove_schedule(SCHEDULE)
-        async with _worker(queue, None):
+        async with _worker(queue, None, processes=1):
             while await _backlog(queue, waiting=False):
                 await asyncio.sleep(0.05)
 
 
-def _worker(queue: TaskQueue, queues: list[str] | None, patience: float = 30) -> Worker:
+def _worker(
+    queue: TaskQueue, queues: list[str] | None, *, patience: float = 30, processes: int = 2
+) -> Worker:
     return Worker(
         queue,
         queues=queues,
         concurrency=8,
         lease=LEASE,
-        poll_interval=0.05,
+        poll_interval=0.2,
         shutdown_timeout=patience,
-        processes=2,
+        processes=processes,
     )
 
 

@@ -23,28 +23,38 @@ from tests.lab.kill.processes import KILLED, Nursery
 
 PAUSED = (2 * crew.LEASE, 4 * crew.LEASE)
 LET_LIVE = 0.3
+EACH_POINT = 200
 PATIENCE = 60.0
 """Seconds after which a point counts as one that is never reached."""
+
+
+class Team(NamedTuple):
+    """How many there are of a role, and how many of them at once are to die at a point of the code."""
+
+    size: int
+    aimed: int = 0
 
 
 class Plan(NamedTuple):
     """How a run goes.
 
     Attributes:
-        numbers: How many of each there are.
-        aimed: How many of them at once are to die at a point of the code.
+        teams: Who works. Without anybody who is aimed at a point, the migration is not either.
         pause: Seconds between two acts, on average.
         command: The workers are `sitq worker`, each in a fresh interpreter.
     """
 
-    numbers: dict[Role, int]
-    aimed: int
+    teams: dict[Role, Team]
     pause: float
     command: bool = False
 
+    @property
+    def aimed(self) -> bool:
+        return any(team.aimed for team in self.teams.values())
 
-FORKED = Plan({"worker": 4, "producer": 2, "steward": 1}, aimed=3, pause=0.02)
-COMMAND = Plan({"worker": 2, "producer": 1, "steward": 1}, aimed=0, pause=0.3, command=True)
+
+FORKED = Plan({"worker": Team(4, 2), "producer": Team(2, 1), "steward": Team(1, 1)}, pause=0.02)
+COMMAND = Plan({"worker": Team(2), "producer": Team(1), "steward": Team(1)}, pause=0.3, command=True)
 
 
 class Member(NamedTuple):
@@ -95,8 +105,8 @@ class Harness:
     def fill_up(self) -> None:
         if not self._parent:
             self._parent = self.nursery.fork(partial(crew.work, self._folder, [tasks.PROCESSES]))
-        for role, number in self._plan.numbers.items():
-            while sum(member.role == role for member in self._members.values()) < number:
+        for role, team in self._plan.teams.items():
+            while sum(member.role == role for member in self._members.values()) < team.size:
                 member = self._start(role)
                 self._members[member.pid] = member
 
@@ -109,19 +119,16 @@ class Harness:
         return self._fork(role, self._next_aim(role))
 
     def _next_aim(self, role: Role) -> Aim | None:
-        """The point that was struck least, unless enough aim at theirs already, or it is another role's turn."""
-        aims = [member.aim.point for member in self._members.values() if member.aim]
-        mine = sorted(
-            (count, point)
-            for point, count in self.struck.items()
-            if POINTS.get(point) == role and point not in aims
-        )
-        if len(aims) >= self._plan.aimed or not mine:
+        """The point that was struck least of those that nobody of this role aims at, unless enough of them aim."""
+        aims = {one.aim.point for one in self._members.values() if one.aim and one.role == role}
+        points = [(self.struck[point], point) for point in POINTS if POINTS[point] == role]
+        free = sorted(one for one in points if one[1] not in aims)
+        team = self._plan.teams[role]
+        if len(aims) >= team.aimed:
             return None
-        # Those who are there once are aimed at a point now and then, so that they also get something done.
-        if self._plan.numbers[role] == 1 and self._rng.random() < 0.5:
+        if team.size == 1 and self._rng.random() < 0.3:  # who is alone must also get something done
             return None
-        return aim_at(mine[0][1], self._rng)
+        return aim_at(free[0][1], self._rng)
 
     def _fork(self, role: Role, aim: Aim | None = None) -> Member:
         folder, seed = self._folder, self._rng.randrange(2**32)
@@ -147,15 +154,17 @@ class Harness:
         time.sleep(self._rng.expovariate(1 / self._plan.pause))
         self._wake_up()
         fate = self._rng.random()
-        if fate < 0.06:
+        if fate < 0.04:
             self.done["child processes killed"] += self._kill_a_child()
-        elif fate < 0.065:
+        elif fate < 0.045:
             self.nursery.end(self._parent)
             self._parent = 0
             self.done["kills"] += 1
-        elif fate < 0.1:
+        elif fate < 0.09:
             self._kill("producer")
-        elif fate < 0.17:
+        elif fate < 0.14:
+            self._kill("steward")
+        elif fate < 0.2:
             self._pause()
         else:
             self._kill("worker")
@@ -174,11 +183,11 @@ class Harness:
             del self._members[victim]
             self.nursery.end(victim)
             self.done["kills"] += 1
-            self.done["producers killed"] += role == "producer"
+            self.done[f"{role}s killed"] += 1
 
     def _pause(self) -> None:
         victims = [pid for pid in self._of("worker") if pid not in self._paused]
-        if victims and len(self._paused) < self._plan.numbers["worker"] - 1:
+        if victims and len(self._paused) < self._plan.teams["worker"].size - 1:
             victim = self._rng.choice(victims)
             os.kill(victim, signal.SIGSTOP)
             self._paused[victim] = time.monotonic() + self._rng.uniform(*PAUSED)
@@ -218,7 +227,7 @@ class Harness:
         return bool(children)
 
     def finish(self) -> None:
-        """End everybody, then let healthy workers do what is left."""
+        """End everybody, then let a healthy worker do what is left."""
         for pid in self._paused:
             os.kill(pid, signal.SIGCONT)
         time.sleep(self._rng.random() * 0.1)
@@ -226,9 +235,7 @@ class Harness:
             pass
         for pid in [*self._members, self._parent]:
             self.nursery.end(pid)
-        healthy = [self.nursery.fork(partial(crew.work_off, self._folder)) for _ in range(2)]
-        for pid in healthy:
-            self.nursery.wait(pid, 0)
+        self.nursery.wait(self.nursery.fork(partial(crew.work_off, self._folder)), 0)
 
 
 def run(plan: Plan, seed: int, count: int, progress: Progress) -> Batch:
@@ -239,8 +246,8 @@ def run(plan: Plan, seed: int, count: int, progress: Progress) -> Batch:
     broken: list[str] = []
     try:
         harness.begin()
-        # Each point is struck at least once for a hundred kills, however long that takes.
-        while not broken and (harness.kills < count or harness.least() < count // 100):
+        # Each point is struck at least once for so many kills, however long that takes.
+        while not broken and (harness.kills < count or harness.least() < count // EACH_POINT):
             broken += harness.strike()
             progress(min(harness.kills, count))
         harness.finish()

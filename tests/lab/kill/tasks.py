@@ -174,7 +174,7 @@ def _some(rng: random.Random, folder: str) -> tuple[list[Any], dict[str, Any], d
             return calls[:4], {}, {"forgettable": True}
         case 9:
             calls = [call(waiting, folder, rng.random() * 0.3) for _ in range(3)]
-            return calls, {"delay": 0.1 * rng.random()}, {"cancellable": True}
+            return calls, {"delay": 0.5 * rng.random()}, {"cancellable": True}
         case _:
             return calls, {}, {}
 
