@@ -231,3 +231,8 @@ def reservations(history: History) -> dict[str, list[Reserved]]:
 def is_new_run(history: Mapping[str, list[Any]], before: Reserved | None, after: Reserved) -> bool:
     """Whether a requeueing in this list lies between two reservations of a task."""
     return before is None or any(before.fence <= one.fence < after.fence for one in history.get(after.id, ()))
+
+
+def was_stopped(history: History, task: Final) -> bool:
+    """Whether somebody asked to cancel it and it ends as cancelled: in a new run, perhaps, that never began."""
+    return task.status == "cancelled" and task.id in history.unwanted

@@ -412,6 +412,16 @@ def test_each_invariant_was_broken() -> None:
     assert {name.split(":")[0] for name in BROKEN} == set(INVARIANTS)
 
 
+def test_a_requeued_task_may_be_cancelled_before_it_runs_again() -> None:
+    history = full()
+    final("q", status="cancelled", fence=31, error_type=None)(history)
+    history.wanted.append(Wanted("q", 31))
+    history.requeued.append(Requeued("q", 31, 3.0))
+    assert [problem for problem in check(history) if problem.split()[1].startswith("q")]
+    history.unwanted.add("q")
+    assert check(history) == []
+
+
 def test_a_task_that_was_given_back_without_a_run_is_not_blamed() -> None:
     history = good()
     history.reserved.append(Reserved("a", 3, 2, 1))

@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Iterator
 
-from tests.lab.history.entries import History, Reserved, Sent, by_id, is_new_run, reservations
+from tests.lab.history.entries import History, Reserved, Sent, by_id, is_new_run, reservations, was_stopped
 from tests.lab.history.spans import TOLERANCE
 
 
@@ -66,8 +66,9 @@ def attempts_are_bounded(history: History) -> Iterator[str]:
 def requeued_run_again(history: History) -> Iterator[str]:
     final = {task.id: task for task in history.final}
     for one in history.requeued:
-        if one.id in final and final[one.id].fence <= one.fence:
-            yield f"{one.id} was requeued after fence {one.fence}, and ends under {final[one.id].fence}"
+        task = final.get(one.id)
+        if task is not None and task.fence <= one.fence and not was_stopped(history, task):
+            yield f"{one.id} was requeued after fence {one.fence}, and ends under {task.fence}"
 
 
 def ticks_come_once(history: History) -> Iterator[str]:

@@ -18,7 +18,7 @@ from tests.lab.kill import tasks
 
 LEASE = 0.3
 BACKLOG = 40  # small: what lost its lease is to be taken over before its first worker wakes up
-MOST = 44  # pending at once: enough for a backlog, and little enough to be met
+QUEUES = ["default", tasks.SMALL]
 SCHEDULE = "tick"
 
 
@@ -63,7 +63,7 @@ async def produce(folder: Path, seed: int) -> None:
     """Keep a backlog. What is acknowledged is written down and synced before anything else happens."""
     rng = random.Random(seed)
     backend, journal = journalled(folder, synced=True)
-    async with TaskQueue(backend, max_pending=MOST) as queue:
+    async with TaskQueue(backend, max_pending={tasks.SMALL: tasks.ROOM}) as queue:
         with closing(tasks.connected(folder)) as db:
             db.executescript(TABLES)
         while True:

@@ -53,7 +53,7 @@ class Plan(NamedTuple):
         return any(team.aimed for team in self.teams.values())
 
 
-FORKED = Plan({"worker": Team(4, 2), "producer": Team(2, 1), "steward": Team(1, 1)}, pause=0.02)
+FORKED = Plan({"worker": Team(4, 2), "producer": Team(2, 1), "steward": Team(1, 1)}, pause=0.03)
 COMMAND = Plan({"worker": Team(2), "producer": Team(1), "steward": Team(1)}, pause=0.3, command=True)
 
 
@@ -85,8 +85,8 @@ class Harness:
         return self.done["kills"]
 
     def least(self) -> int:
-        """How often the point was struck that was struck least."""
-        return min(self.struck.values(), default=0)
+        """How often that was done that was done least often: a kind of act, or a strike at a point."""
+        return min(*self.struck.values(), self.done["child processes killed"], self.done["pauses"])
 
     # -- Starting ----------------------------------------------------------------------------------
 
@@ -114,7 +114,7 @@ class Harness:
         if self._plan.command and role == "worker":
             lease = str(crew.LEASE)
             target = "tests.lab.kill.application:queue()"
-            options = ("-q", "default", "-c", "8", "--lease", lease, "--log-level", "critical")
+            options = ("-q", ",".join(crew.QUEUES), "-c", "8", "--lease", lease, "--log-level", "critical")
             return Member(self.nursery.command(self._folder, "worker", target, *options), role)
         return self._fork(role, self._next_aim(role))
 
@@ -124,7 +124,7 @@ class Harness:
         points = [(self.struck[point], point) for point in POINTS if POINTS[point] == role]
         free = sorted(one for one in points if one[1] not in aims)
         team = self._plan.teams[role]
-        if len(aims) >= team.aimed:
+        if not free or len(aims) >= team.aimed:
             return None
         if team.size == 1 and self._rng.random() < 0.3:  # who is alone must also get something done
             return None
@@ -139,7 +139,7 @@ class Harness:
                 arm(aim, folder / "tasks.db")
             match role:
                 case "worker":
-                    await crew.work(folder, ["default"], leave_after=leave_after)
+                    await crew.work(folder, crew.QUEUES, leave_after=leave_after)
                 case "producer":
                     await crew.produce(folder, seed)
                 case "steward":
@@ -154,9 +154,9 @@ class Harness:
         time.sleep(self._rng.expovariate(1 / self._plan.pause))
         self._wake_up()
         fate = self._rng.random()
-        if fate < 0.04:
+        if fate < 0.06:
             self.done["child processes killed"] += self._kill_a_child()
-        elif fate < 0.045:
+        elif fate < 0.065:
             self.nursery.end(self._parent)
             self._parent = 0
             self.done["kills"] += 1
@@ -191,7 +191,7 @@ class Harness:
             victim = self._rng.choice(victims)
             os.kill(victim, signal.SIGSTOP)
             self._paused[victim] = time.monotonic() + self._rng.uniform(*PAUSED)
-            self.done["pauses beyond the lease"] += 1
+            self.done["pauses"] += 1
 
     def _wake_up(self) -> None:
         for pid, until in list(self._paused.items()):
@@ -246,7 +246,8 @@ def run(plan: Plan, seed: int, count: int, progress: Progress) -> Batch:
     broken: list[str] = []
     try:
         harness.begin()
-        # Each point is struck at least once for so many kills, however long that takes.
+        progress(min(harness.kills, count))
+        # Each point is struck at least once for so many kills, and so on, however long that takes.
         while not broken and (harness.kills < count or harness.least() < count // EACH_POINT):
             broken += harness.strike()
             progress(min(harness.kills, count))
@@ -260,8 +261,11 @@ def run(plan: Plan, seed: int, count: int, progress: Progress) -> Batch:
     else:
         shutil.rmtree(folder)
     done = {name: number for name, number in harness.done.items() if name != "kills"}
-    at_points = {"kills at points": sum(harness.struck.values())} if plan.aimed else {}
-    return Batch(harness.kills, broken, done | at_points | figures(history))
+    at_points = {
+        "kills at points": sum(harness.struck.values()),
+        "at the point struck least": min(harness.struck.values(), default=0),
+    }
+    return Batch(harness.kills, broken, done | (at_points if plan.aimed else {}) | figures(history))
 
 
 def figures(history: History) -> dict[str, int]:

@@ -22,6 +22,9 @@ WINDOW = 0.3
 PROCESSES = "processes"
 """The queue of tasks in child processes. Those who take from it are let live until they have one."""
 
+SMALL, ROOM = "small", 4
+"""A queue in which so many tasks may be pending."""
+
 
 class Planned(Exception):
     """What tasks fail with on purpose."""
@@ -60,8 +63,10 @@ def in_a_thread(folder: str, span: float) -> str:
 
 def in_a_process(folder: str, span: float) -> str:
     mark = leave_mark(folder, os.getppid())
-    Path(folder, "processes", str(os.getpid())).touch()
+    here = Path(folder, "processes", str(os.getpid()))
+    here.touch()  # whoever wants to kill a child that runs a task looks for this
     time.sleep(span)
+    here.unlink()
     return mark
 
 
@@ -137,7 +142,7 @@ def batches(rng: random.Random, folder: str) -> Iterator[tuple[list[Any], dict[s
 def _some(rng: random.Random, folder: str) -> tuple[list[Any], dict[str, Any], dict[str, Any]]:
     """Calls, with options that bound them, and what the judge has to know of both."""
     calls = [_a_call(rng, folder) for _ in range(rng.randint(1, 12))]
-    match rng.randrange(12):
+    match rng.randrange(13):
         case 0:
             fails, most = rng.randint(1, 3), rng.randint(2, 3)
             policy = RetryPolicy(max_attempts=most, backoff="constant", base=0.03, jitter="none")
@@ -171,10 +176,12 @@ def _some(rng: random.Random, folder: str) -> tuple[list[Any], dict[str, Any], d
         case 7:
             return [call(committing, folder) for _ in range(2)], {}, {"effect": True}
         case 8:
-            return calls[:4], {}, {"forgettable": True}
+            return calls[:4], {}, {"forgettable": True, "cancellable": True}
         case 9:
             calls = [call(waiting, folder, rng.random() * 0.3) for _ in range(3)]
             return calls, {"delay": 0.5 * rng.random()}, {"cancellable": True}
+        case 10:
+            return [call(quick, folder) for _ in range(rng.randint(1, 2 * ROOM))], {"queue": SMALL}, {}
         case _:
             return calls, {}, {}
 
