@@ -7,9 +7,10 @@ import signal
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import psutil  # type: ignore[import-untyped]
 
@@ -24,8 +25,8 @@ from tests.lab.kill.processes import KILLED, Nursery
 PAUSED = (2 * crew.LEASE, 4 * crew.LEASE)
 LET_LIVE = 0.3
 EACH_POINT = 200
-PATIENCE = 60.0
-"""Seconds after which a point counts as one that is never reached."""
+PATIENCE, MISSES = 60.0, 3
+"""For how many seconds a process may fail to come by its point, and how many in a row, until that is a finding."""
 
 
 class Team(NamedTuple):
@@ -78,6 +79,7 @@ class Harness:
         self._paused: dict[int, float] = {}
         self._parent = 0
         self.struck: Counter[str] = Counter(dict.fromkeys(POINTS if plan.aimed else (), 0))
+        self.missed: Counter[str] = Counter()
         self.done: Counter[str] = Counter()
 
     @property
@@ -200,16 +202,19 @@ class Harness:
             if time.monotonic() >= until + LET_LIVE:
                 del self._paused[pid]
 
-    def _bury(self) -> Any:
+    def _bury(self) -> Iterator[str]:
         """Take note of those who died at their points."""
         for member in [one for one in self._members.values() if one.aim]:
             assert member.aim is not None
             if self.nursery.has_ended(member.pid, KILLED):
                 self.struck[member.aim.point] += 1
+                self.missed[member.aim.point] = 0
                 self.done["kills"] += 1
             elif time.monotonic() > member.since + PATIENCE:
                 self.nursery.end(member.pid)
-                yield f"nobody came by {member.aim.point} within {PATIENCE} s"
+                self.missed[member.aim.point] += 1
+                if self.missed[member.aim.point] == MISSES:
+                    yield f"{MISSES} processes did not come by {member.aim.point} within {PATIENCE} s each"
             else:
                 continue
             del self._members[member.pid]

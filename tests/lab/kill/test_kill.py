@@ -54,12 +54,12 @@ def test_a_point_that_nobody_comes_by_is_told() -> None:
     code = """if True:
         from tests.lab.kill import harness
 
-        harness.PATIENCE, harness.MIGRATION = 1.0, ()
+        harness.PATIENCE, harness.MIGRATION = 0.5, ()
         harness.POINTS = {"within_enqueue.never": "producer"}
         batch = harness.run(harness.FORKED, 1, harness.EACH_POINT, lambda done: None)
         print(batch.broken[0])
     """
-    assert run_python(code).stdout == "nobody came by within_enqueue.never within 1.0 s\n"
+    assert run_python(code).stdout == "3 processes did not come by within_enqueue.never within 0.5 s each\n"
 
 
 def test_a_point_at_a_function_that_has_another_name_now_is_told() -> None:
