@@ -40,14 +40,12 @@ async def work_off(folder: Path) -> None:
     async with TaskQueue(backend) as queue:
         with suppress(ScheduleNotFoundError):
             await queue.remove_schedule(SCHEDULE)
-        async with _worker(queue, None, processes=1):
+        async with _worker(queue, None):
             while await _backlog(queue, waiting=False):
                 await asyncio.sleep(0.05)
 
 
-def _worker(
-    queue: TaskQueue, queues: list[str] | None, *, patience: float = 30, processes: int = 2
-) -> Worker:
+def _worker(queue: TaskQueue, queues: list[str] | None, *, patience: float = 30) -> Worker:
     return Worker(
         queue,
         queues=queues,
@@ -55,7 +53,7 @@ def _worker(
         lease=LEASE,
         poll_interval=0.2,
         shutdown_timeout=patience,
-        processes=processes,
+        processes=1,
     )
 
 

@@ -24,6 +24,8 @@ from tests.lab.kill.processes import KILLED, Nursery
 
 PAUSED = (2 * crew.LEASE, 4 * crew.LEASE)
 LET_LIVE = 0.3
+WORK, STANDSTILL = 1000, 1.0
+"""How many bytes of the journal there are between two acts, unless there are less for so many seconds."""
 EACH_POINT = 200
 PATIENCE, MISSES = 60.0, 3
 """For how many seconds a process may fail to come by its point, and how many in a row, until that is a finding."""
@@ -78,6 +80,8 @@ class Harness:
         self._members: dict[int, Member] = {}
         self._paused: dict[int, float] = {}
         self._parent = 0
+        self._wants_a_child = False
+        self._written = 0
         self.struck: Counter[str] = Counter(dict.fromkeys(POINTS if plan.aimed else (), 0))
         self.missed: Counter[str] = Counter()
         self.done: Counter[str] = Counter()
@@ -154,11 +158,14 @@ class Harness:
     def strike(self) -> list[str]:
         """One act, after a random pause. Returns what went wrong with those who were to die by themselves."""
         time.sleep(self._rng.expovariate(1 / self._plan.pause))
+        self._let_work()
         self._wake_up()
+        if self._wants_a_child:
+            self._kill_a_child()
         fate = self._rng.random()
         if fate < 0.06:
-            self.done["child processes killed"] += self._kill_a_child()
-        elif fate < 0.065:
+            self._wants_a_child = True
+        elif fate < 0.062:
             self.nursery.end(self._parent)
             self._parent = 0
             self.done["kills"] += 1
@@ -173,6 +180,15 @@ class Harness:
         problems = list(self._bury())
         self.fill_up()
         return problems
+
+    def _let_work(self) -> None:
+        """Wait until something has been written down since the last act, so that a busy machine does not make a run
+        poor; but not for ever, since it may be this act that gets them out of a standstill."""
+        deadline = time.monotonic() + STANDSTILL
+        journal = self._folder / "journal"
+        while journal.stat().st_size < self._written + WORK and time.monotonic() < deadline:
+            time.sleep(0.005)
+        self._written = journal.stat().st_size
 
     def _of(self, role: Role) -> list[int]:
         """Those whom chance may strike."""
@@ -219,17 +235,18 @@ class Harness:
                 continue
             del self._members[member.pid]
 
-    def _kill_a_child(self) -> bool:
-        """Kill a process that has run a task, if there is one."""
-        processes = self._folder / tasks.PROCESSES
-        children = [
-            child
-            for child in psutil.Process(self._parent).children()
-            if (processes / f"{child.pid}").exists()
-        ]
+    def _kill_a_child(self) -> None:
+        """Kill a process that runs a task, as soon as there is one."""
+        running = {int(path.name): path for path in (self._folder / tasks.PROCESSES).iterdir()}
+        if not running:
+            return
+        children = [one for one in psutil.Process(self._parent).children() if one.pid in running]
         if children:
-            self._rng.choice(children).kill()
-        return bool(children)
+            child = self._rng.choice(children)
+            child.kill()
+            running[child.pid].unlink(missing_ok=True)
+            self._wants_a_child = False
+            self.done["child processes killed"] += 1
 
     def finish(self) -> None:
         """End everybody, then let a healthy worker do what is left."""
@@ -247,6 +264,7 @@ def run(plan: Plan, seed: int, count: int, progress: Progress) -> Batch:
     """Let real processes work, kill so many, and hear the judge. A folder with the journal stays if he finds fault."""
     folder = Path(tempfile.mkdtemp(prefix="sitq-kill-"))
     (folder / tasks.PROCESSES).mkdir()
+    (folder / "journal").touch()
     harness = Harness(folder, seed, plan)
     broken: list[str] = []
     try:

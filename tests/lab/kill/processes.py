@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ class Nursery:
             return pid
         code = 1
         try:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: it is for the parent
+            os.setpgid(0, 0)  # a SIGINT of the terminal is for the parent alone
             os.close(self._given)
             asyncio.run(self._watched(main))
             code = 0
@@ -58,7 +59,7 @@ class Nursery:
             return pid
         try:
             os.set_inheritable(self._kept, True)
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            os.setpgid(0, 0)
             variables = {application.FOLDER: str(folder), application.PARENT: str(self._kept)}
             path = os.pathsep.join(filter(None, sys.path))
             environment = {**os.environ, **variables, "PYTHONPATH": path}
@@ -92,8 +93,10 @@ class Nursery:
     def close(self) -> None:
         """Kill whoever is left."""
         for pid in self.living:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
+            # One whose end was seen in the very moment of an interrupt is there no more.
+            with suppress(ProcessLookupError, ChildProcessError):
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
         self.living.clear()
         os.close(self._given)
         os.close(self._kept)
