@@ -101,9 +101,10 @@ async def after(folder: str, parents: list[str], values: list[Any]) -> str:
     return leave_mark(folder)
 
 
-def committing(folder: str) -> str:
+def committing(folder: str, span: float) -> str:
     """Leave a row in a table of the application, and commit it together with the success."""
     mark = leave_mark(folder)
+    time.sleep(span)  # a worker that is paused here comes back when the task is another's
     with closing(connected(Path(folder))) as db:
         db.execute("BEGIN IMMEDIATE")
         db.execute("INSERT INTO effects VALUES (?, ?)", (current_task().id, mark))
@@ -174,7 +175,8 @@ def _some(rng: random.Random, folder: str) -> tuple[list[Any], dict[str, Any], d
             calls = [call(in_a_process, folder, rng.random() * 0.4) for _ in range(2)]
             return calls, {"executor": "process", "queue": PROCESSES}, {}
         case 7:
-            return [call(committing, folder) for _ in range(2)], {}, {"effect": True}
+            calls = [call(committing, folder, rng.random() * 0.3) for _ in range(3)]
+            return calls, {"max_crashes": NEVER_GIVEN_UP}, {"effect": True}
         case 8:
             return calls[:4], {}, {"forgettable": True, "cancellable": True}
         case 9:

@@ -52,22 +52,22 @@ def test_nothing_is_lost_by_killing_the_command() -> None:
 
 def test_a_point_that_nobody_comes_by_is_told() -> None:
     code = """if True:
-        from tests.lab.kill import harness
+        from tests.lab.kill import harness, strikes
 
-        harness.PATIENCE, harness.MIGRATION = 0.5, ()
-        harness.POINTS = {"within_enqueue.never": "producer"}
+        strikes.PATIENCE, strikes.MIGRATION = 0.5, ()
+        strikes.POINTS = {"within_enqueue.never": "producer"}
         batch = harness.run(harness.FORKED, 1, harness.EACH_POINT, lambda done: None)
         print(batch.broken[0])
     """
-    assert run_python(code).stdout == "3 processes did not come by within_enqueue.never within 0.5 s each\n"
+    assert run_python(code).stdout == "a process did not come by within_enqueue.never within 0.5 s\n"
 
 
 def test_a_point_at_a_function_that_has_another_name_now_is_told() -> None:
     code = """if True:
-        from tests.lab.kill import harness, points
+        from tests.lab.kill import harness, points, strikes
 
         points.VERBS["reserve"] = points.VERBS["reserve"]._replace(functions=("renamed",))
-        harness.POINTS = {"reserve.before_commit": "worker"}
+        strikes.POINTS = {"reserve.before_commit": "worker"}
         harness.run(harness.FORKED, 1, harness.EACH_POINT, lambda done: None)
     """
     done = run_python(code)
