@@ -14,10 +14,14 @@ from pathlib import Path
 from tests.lab import ledger
 from tests.lab.experiment import Batch, Experiment
 from tests.lab.fuzz.harness import FUZZ
-from tests.lab.kill.harness import KILL
+from tests.lab.kill.harness import KILL, KILL_COMMAND
 from tests.lab.model.harness import MODEL
+from tests.lab.planted.harness import PLANTED
+from tests.lab.sim.simulate import SIMULATE
+from tests.lab.storage.power import STORAGE
+from tests.lab.storage.sweep import FAULTS
 
-EXPERIMENTS = (FUZZ, KILL, MODEL)
+EXPERIMENTS = (KILL, KILL_COMMAND, SIMULATE, STORAGE, FAULTS, MODEL, FUZZ, PLANTED)
 
 
 class Bar:
@@ -34,10 +38,17 @@ class Bar:
             passed = time.monotonic() - self._began
             print(f"\r[{bar:40}] {done:,}/{self._of:,} {passed:.0f} s ", end="", file=sys.stderr, flush=True)
 
+    def erase(self) -> None:
+        if sys.stderr.isatty():
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
+
 
 def once(experiment: Experiment, seed: int, count: int, bar: Bar) -> tuple[Batch, float]:
     began = time.monotonic()
-    batch = experiment.run(seed, count, bar)
+    try:
+        batch = experiment.run(seed, count, bar)
+    finally:
+        bar.erase()
     seconds = time.monotonic() - began
     figures = ", ".join(f"{number:,} {name}" for name, number in batch.figures.items())
     print(f"{batch.count:,} {experiment.unit}, {figures}, seed {seed}, {seconds:.0f} s")
@@ -49,11 +60,11 @@ def once(experiment: Experiment, seed: int, count: int, bar: Bar) -> tuple[Batch
     return batch, seconds
 
 
-def until(experiment: Experiment, wanted: int, path: Path) -> int:
-    """Batch after batch, until the ledger has that many."""
+def until(experiment: Experiment, wanted: int, size: int, path: Path) -> int:
+    """Batch after batch of this size, until the ledger has that many."""
     while (have := ledger.total(path, experiment.name)) < wanted:
         seed = random.SystemRandom().randrange(2**32)
-        count = min(experiment.batch, wanted - have)
+        count = min(size, wanted - have)
         commit = ledger.current_commit()
         batch, seconds = once(experiment, seed, count, Bar(have, wanted))
         entry = ledger.Entry(
@@ -101,13 +112,17 @@ def main() -> int:
         print(ledger.table(options.ledger))
         return 0
     experiment: Experiment = options.experiment
-    if options.until is not None:
-        return until(experiment, options.until, options.ledger)
-    seed = random.SystemRandom().randrange(2**32) if options.seed is None else options.seed
     count = experiment.batch if options.count is None else options.count
+    if options.until is not None:
+        return until(experiment, options.until, count, options.ledger)
+    seed = random.SystemRandom().randrange(2**32) if options.seed is None else options.seed
     batch, _ = once(experiment, seed, count, Bar(0, count))
     return 1 if batch.broken else 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    try:
+        raise SystemExit(main())
+    except KeyboardInterrupt:
+        print("stopped; batches that were done are in the ledger", file=sys.stderr)
+        raise SystemExit(130) from None

@@ -1,9 +1,11 @@
 """The running total of the laboratory: one line for each batch of a long run, in a file that is only appended to."""
 
 import json
+import os
 import subprocess
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -26,14 +28,20 @@ class Entry:
 
 
 def append(path: Path, entry: Entry) -> None:
+    """Add a batch. It is in the file for good when this returns; a line that an earlier run left torn stays apart."""
+    torn = path.exists() and not path.read_bytes().endswith(b"\n") and path.stat().st_size > 0
     with path.open("a") as ledger:
-        ledger.write(json.dumps(asdict(entry)) + "\n")
+        ledger.write("\n" * torn + json.dumps(asdict(entry)) + "\n")
+        ledger.flush()
+        os.fsync(ledger.fileno())
 
 
 def entries(path: Path) -> Iterator[Entry]:
+    """All batches. One whose line was cut off, since its run was killed while it wrote, does not count."""
     if path.exists():
         for line in path.read_text().splitlines():
-            yield Entry(**json.loads(line))
+            with suppress(json.JSONDecodeError):
+                yield Entry(**json.loads(line))
 
 
 def total(path: Path, experiment: str) -> int:

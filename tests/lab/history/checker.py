@@ -1,11 +1,18 @@
 """The judge of a run: a history and the final state go in, broken promises come out. It knows no database."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
 
-from tests.lab.history.entries import History, Ran, by_id, reservations
+from tests.lab.history.calls import (
+    calls_did_what_they_said,
+    cancelled_stay_so,
+    leases_are_there,
+    written_together,
+)
+from tests.lab.history.entries import FINISHED, History, Ran, by_id, reservations, was_stopped
 from tests.lab.history.kin import dependencies_hold
-from tests.lab.history.spans import ENDS, limits_hold
+from tests.lab.history.spans import ENDS, keys_hold, limits_hold
 from tests.lab.history.tries import (
     attempts_are_bounded,
     requeued_run_again,
@@ -13,30 +20,25 @@ from tests.lab.history.tries import (
     tries_are_counted,
 )
 
-FINISHED = frozenset({"success", "failed", "cancelled"})
 PLANNED = "Planned"
 """The name of the exception of tasks that fail on purpose."""
 
 
 def check(history: History) -> list[str]:
-    """Every promise that was broken, in words."""
+    """Every promise that was broken, in words, each with the number of its invariant before it."""
     return [
-        *_nothing_lost(history),
-        *_fences_grow(history),
-        *tries_are_counted(history),
-        *attempts_are_bounded(history),
-        *requeued_run_again(history),
-        *_results_come_from_the_last_fence(history),
-        *_one_outcome_counts(history),
-        *_finished_is_final(history),
-        *_crashes_are_bounded(history),
-        *_failures_are_meant(history),
-        *limits_hold(history),
-        *_notes_come_from_current_fences(history),
-        *ticks_come_once(history),
-        *dependencies_hold(history),
-        *([] if history.integrity == "ok" else [f"integrity_check says {history.integrity}"]),
+        f"{number}: {problem}"
+        for number, invariant in INVARIANTS.items()
+        for one in invariant.checks
+        for problem in one(history)
     ]
+
+
+class Invariant(NamedTuple):
+    """What is promised, and which functions look for where it was broken."""
+
+    promise: str
+    checks: tuple[Callable[[History], Iterable[str]], ...]
 
 
 class _Fences:
@@ -61,14 +63,12 @@ def _nothing_lost(history: History) -> Iterable[str]:
     for task_id, count in Counter(task.id for task in history.final).items():
         if count > 1:
             yield f"{task_id} is stored {count} times"
-    for task_id in sorted(history.acknowledged - final.keys()):
+    for task_id in sorted(history.acknowledged - final.keys() - history.forgone):
         yield f"{task_id} was acknowledged and is gone"
     runs = by_id(history.ran)
     for task in history.final:
         if task.status not in FINISHED:
             yield f"{task.id} is {task.status} at the end"
-        if task.status in FINISHED and task.due:
-            yield f"{task.id} is {task.status} and would be reserved again"
         if task.status == "success" and not runs.get(task.id):
             yield f"{task.id} succeeded and never ran"
 
@@ -107,13 +107,16 @@ def _one_outcome_counts(history: History) -> Iterable[str]:
     kinds = {"Succeeded": "success", "Failed": "failed", "Cancelled": "cancelled"}
     accepted = [entry for entry in history.reported if entry.accepted and entry.kind in ENDS]
     for task_id, ends in by_id(accepted).items():
+        if task_id not in final:
+            continue
         last = [entry for entry in ends if entry[:2] not in requeued or entry.fence == final[task_id].fence]
         if len({entry.fence for entry in last}) > 1:
             yield f"{task_id}: outcomes of several fences were accepted: {sorted({entry.fence for entry in last})}"
-        for entry in last if task_id in final else ():
+        for entry in last:
             if entry.fence != final[task_id].fence:
                 yield f"{task_id}: an outcome of fence {entry.fence} was accepted, the last was {final[task_id].fence}"
-            if kinds[entry.kind] != final[task_id].status:
+            stopped = entry[:2] in requeued and was_stopped(history, final[task_id])
+            if kinds[entry.kind] != final[task_id].status and not stopped:
                 yield f"{task_id}: {entry.kind} was accepted, and it ends as {final[task_id].status}"
 
 
@@ -121,6 +124,8 @@ def _finished_is_final(history: History) -> Iterable[str]:
     final = {task.id: task for task in history.final}
     requeued = {(one.id, one.fence) for one in history.wanted}
     for seen in history.seen:
+        if seen.status not in FINISHED:
+            continue
         task = final.get(seen.id)
         if task is None or (task.status, task.fence) == (seen.status, seen.fence):
             continue
@@ -170,3 +175,53 @@ def _notes_come_from_current_fences(history: History) -> Iterable[str]:
             if fence < last:
                 yield f"{task_id} has a note of fence {fence} that was stored after one of fence {last}"
             last = max(last, fence)
+
+
+def _file_is_sound(history: History) -> Iterable[str]:
+    if history.integrity != "ok":
+        yield f"integrity_check says {history.integrity}"
+    yield from history.leftovers
+
+
+INVARIANTS: Mapping[str, Invariant] = {
+    "I1": Invariant(
+        "What was acknowledged is there and comes to an end, and what succeeded has run. What was refused is not "
+        "there, nor what nobody asked for.",
+        (_nothing_lost, calls_did_what_they_said),
+    ),
+    "I2": Invariant("A result is that of the last fence.", (_results_come_from_the_last_fence,)),
+    "I3": Invariant("Fences of a task grow, and each is handed out once.", (_fences_grow,)),
+    "I4": Invariant(
+        "Nothing is accepted from a fence that is not the current one.",
+        (_one_outcome_counts, _notes_come_from_current_fences),
+    ),
+    "I5": Invariant(
+        "What has ended stays as it is, unless another run of it is asked for; what was cancelled never starts.",
+        (_finished_is_final, cancelled_stay_so),
+    ),
+    "I6": Invariant(
+        "A task is tried as often as its attempts and crashes allow, and not too early.",
+        (
+            tries_are_counted,
+            attempts_are_bounded,
+            requeued_run_again,
+            _crashes_are_bounded,
+            _failures_are_meant,
+        ),
+    ),
+    "I7": Invariant("What runs has a lease, and what has ended has none.", (leases_are_there,)),
+    "I8": Invariant("A unique key is held by one task at most.", (keys_hold,)),
+    "I9": Invariant("The file is sound, and nothing is left over beside it and in it.", (_file_is_sound,)),
+    "I10": Invariant("No more run at once, or start in a period, than is allowed.", (limits_hold,)),
+    "I11": Invariant("Each tick of a schedule comes once.", (ticks_come_once,)),
+    "I12": Invariant(
+        "None starts before its parents have ended as it demands, and it ends as they say.",
+        (dependencies_hold,),
+    ),
+    "I13": Invariant(
+        "What an application writes in one transaction with a task is there if and only if the task is, or has "
+        "succeeded.",
+        (written_together,),
+    ),
+}
+"""I1 to I9 hold for any queue of this kind; the others for what sitq promises besides."""

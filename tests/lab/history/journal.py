@@ -1,38 +1,44 @@
-"""The journals of a run: lines in files that are only appended to.
+"""Writing down a run: lines in files that are only appended to.
 
 A process that is killed inside a write may leave a torn line (seen on a busy machine: one that crosses a page is cut
 there). So each write begins on a line of its own, and what a torn line would have said counts as not having been said.
 """
 
-import asyncio
 import json
 import os
-import sqlite3
 import time
-from collections.abc import Iterator
-from contextlib import closing
-from datetime import datetime
-from pathlib import Path
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
-from sitq.backends.base import Backend
-from sitq.backends.sqlite import SQLiteBackend
-from sitq.failure import decode_error
-from sitq.model import Enqueued, NewTask, NoteKind, Outcome, Released, Retried, TaskQuery, TaskRecord
-from sitq.progress import decode_line
-from sitq.serialization import decode_value
+from sitq.backends.base import Backend, Within
+from sitq.errors import BackendTimeoutError, ParentNotFoundError, QueueFullError, StorageFullError
+from sitq.model import (
+    Enqueued,
+    NewTask,
+    Outcome,
+    Released,
+    Retried,
+    Status,
+    Succeeded,
+    TaskId,
+    TaskRecord,
+)
 from tests.lab.history.entries import (
-    KINDS,
-    Final,
-    History,
-    Noted,
+    Asked,
+    Forgone,
+    Refused,
     Reported,
     Requeued,
     Reserved,
     Sent,
+    Stopped,
     Stored,
+    Unwanted,
     Wanted,
 )
+
+REFUSALS = (BackendTimeoutError, ParentNotFoundError, QueueFullError, StorageFullError)
+"""What `enqueue` raises when it is known that nothing was stored."""
 
 
 class Journal:
@@ -61,8 +67,13 @@ class Journalled:
         return getattr(self._inner, name)
 
     async def enqueue(self, tasks: list[NewTask], **arguments: Any) -> list[Enqueued]:
+        self._journal.write(*(Asked(task.id) for task in tasks))
         asked = time.monotonic()
-        answers = await self._inner.enqueue(tasks, **arguments)
+        try:
+            answers = await self._inner.enqueue(tasks, **arguments)
+        except REFUSALS:
+            self._journal.write(*(Refused(task.id) for task in tasks))
+            raise
         answered = time.monotonic()
         keyed = [answer for task, answer in zip(tasks, answers, strict=True) if task.unique]
         self._journal.write(*(Stored(*answer, asked, answered) for answer in keyed))
@@ -97,48 +108,51 @@ class Journalled:
         answered = time.monotonic()
         self._journal.write(*(Requeued(task_id, fences[task_id], answered) for task_id in done))
 
+    async def cancel(self, ids: Collection[TaskId]) -> dict[TaskId, Status]:
+        self._journal.write(*map(Unwanted, ids))
+        states = await self._inner.cancel(ids)
+        answered = time.monotonic()
+        self._journal.write(
+            *(Stopped(one, answered) for one, status in states.items() if status == Status.CANCELLED)
+        )
+        return states
+
+    async def prune(self, limit: int, *, ids: Collection[TaskId] | None = None) -> int:
+        self._journal.write(*map(Forgone, ids or ()))
+        return await self._inner.prune(limit, ids=ids)
+
+    def within(self, connection: object, /) -> Within:
+        return _JournalledWithin(self._inner.within(connection), self._journal)
+
+
+class _JournalledWithin(Within):
+    """Writes down what is to be committed by the application."""
+
+    def __init__(self, inner: Within, journal: Journal) -> None:
+        self._inner = inner
+        self._journal = journal
+
+    @property
+    def blocking(self) -> bool:
+        return self._inner.blocking
+
+    async def enqueue(self, tasks: Sequence[NewTask], **arguments: Any) -> list[Enqueued]:
+        self._journal.write(*(Asked(task.id) for task in tasks))
+        return await self._inner.enqueue(tasks, **arguments)
+
+    async def complete(self, outcome: Succeeded, **arguments: Any) -> bool:
+        self._journal.write(_announced(outcome, time.monotonic(), time.time()))
+        done = await self._inner.complete(outcome, **arguments)
+        if not done:
+            self._journal.write(Reported(*outcome.held, "Succeeded", False))
+        return done
+
 
 def _announced(outcome: Outcome, now: float, wall: float) -> Sent:
     due = None
     if isinstance(outcome, Retried | Released):
         due = now if outcome.at is None else now + (outcome.at.timestamp() - wall)
     return Sent(*outcome.held, type(outcome).__name__, now, due)
-
-
-def collect(database: Path, folder: Path) -> History:
-    """Read the journals and the database."""
-    history = History()
-    entries: dict[str, list[Any]] = {"Acknowledged": [], **{name: [] for name in KINDS}}
-    for name, *values in whole_lines((folder / "journal").read_text()):
-        entries[name].append(values)
-    history.acknowledged = {task_id for [task_id] in entries["Acknowledged"]}
-    for name, kind in KINDS.items():
-        setattr(history, name.lower(), [kind(*values) for values in entries[name]])
-    with closing(sqlite3.connect(database)) as db:
-        history.integrity = db.execute("PRAGMA integrity_check").fetchone()[0]
-    records, history.noted = asyncio.run(_everything(database))
-    history.final = [_final(record) for record in records]
-    return history
-
-
-def _final(record: TaskRecord) -> Final:
-    meta = dict(record.metadata or {})
-    if "tick" in meta:
-        meta["tick"] = datetime.fromisoformat(meta["tick"]).timestamp()
-    return Final(
-        record.id,
-        record.status,
-        record.fence,
-        record.crashes,
-        record.max_crashes,
-        record.due_at is not None,
-        None if record.result is None else decode_value(record.result),
-        None if record.error is None else decode_error(record.error).type,
-        record.attempt,
-        meta,
-        record.parents,
-        record.cancelled_by,
-    )
 
 
 def whole_lines(text: str) -> Iterator[list[Any]]:
@@ -149,18 +163,3 @@ def whole_lines(text: str) -> Iterator[list[Any]]:
         # A cut is the end of what a process wrote, so it never hides behind a whole line.
         elif line:
             assert line.startswith("["), f"not a journal's line: {line!r}"
-
-
-async def _everything(database: Path) -> tuple[list[TaskRecord], list[Noted]]:
-    backend = SQLiteBackend(database)
-    await backend.open()
-    try:
-        tasks = await backend.find(TaskQuery(limit=10_000_000, with_bytes=True))
-        lines: list[Noted] = []
-        for task in tasks:
-            if (task.metadata or {}).get("says"):
-                notes = await backend.notes(task.id)
-                lines += [Noted(task.id, decode_line(one.data)) for one in notes if one.kind is NoteKind.LOG]
-        return tasks, lines
-    finally:
-        await backend.close()

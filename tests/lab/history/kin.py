@@ -17,7 +17,7 @@ def dependencies_hold(history: History) -> Iterator[str]:
     for task in history.final:
         if not task.parents:
             continue
-        yield from _ended_as_they_say(task, final, requeued)
+        yield from _ended_as_they_say(task, final, requeued, history.forgone)
         if task.meta.get("strict"):
             yield from _not_too_early(task, reserved.get(task.id, []), succeeded)
 
@@ -30,9 +30,12 @@ def _not_too_early(task: Final, entries: list[Reserved], succeeded: Mapping[str,
                 yield f"{task.id} was handed out under fence {entry.fence} before {parent} had succeeded"
 
 
-def _ended_as_they_say(task: Final, final: Mapping[str, Final], requeued: set[str]) -> Iterator[str]:
+def _ended_as_they_say(
+    task: Final, final: Mapping[str, Final], requeued: set[str], forgone: set[str]
+) -> Iterator[str]:
     states = {parent: final[parent].status for parent in task.parents if parent in final}
-    if gone := set(task.parents) - states.keys():
+    removed = forgone if task.status == "success" else set[str]()  # before that, nobody may remove them
+    if gone := set(task.parents) - states.keys() - removed:
         yield f"{task.id} depends on {sorted(gone)}, of whom nothing is known"
     refused = [parent for parent, status in states.items() if status in ENDED_WITHOUT]
     if task.meta.get("strict") and refused and task.status != "cancelled":

@@ -27,6 +27,9 @@ class Span(NamedTuple):
 def limits_hold(history: History) -> Iterator[str]:
     yield from _running_at_once(history)
     yield from _started_in_a_period(history)
+
+
+def keys_hold(history: History) -> Iterator[str]:
     yield from _holders_at_once(history)
     yield from _throttled(history)
 

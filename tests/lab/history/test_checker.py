@@ -2,16 +2,17 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.lab.history.checker import check
+from tests.lab.history.checker import INVARIANTS, check
 from tests.lab.history.entries import (
+    Beside,
     Final,
     History,
+    Looked,
     Noted,
     Ran,
     Reported,
@@ -19,6 +20,7 @@ from tests.lab.history.entries import (
     Reserved,
     Seen,
     Sent,
+    Stopped,
     Stored,
     Wanted,
 )
@@ -102,8 +104,20 @@ def full() -> History:
     ended(history, "e0", 100, 22, strict=True)
     ended(history, "e1", 101, 23, strict=False)
     dead = Final("z", "cancelled", 0, 0, 3, False, meta={"strict": True}, parents=("q",), cancelled_by="q")
-    kin = {"e0": ("r", "s"), "e1": ("e0", "q")}
+    ended(history, "w0", 110, 24, order=True)
+    ended(history, "w1", 111, 25, effect=True)
+    history.beside = [Beside("w0"), Beside("w1", "w1111")]
+    history.unwanted.add("w2")
+    history.stopped.append(Stopped("w2", 26.0))
+    history.final.append(Final("w2", "cancelled", 0, 0, 3, False))
+    history.acknowledged.add("w3")
+    history.forgone.add("w3")
+    history.looked += [Looked("a", True), Looked("w3", False)]
+    history.refused.add("w4")
+    history.seen.append(Seen("a", "running", 1, due=True))
+    kin = {"e0": ("r", "s"), "e1": ("e0", "q"), "w1": ("w3",)}
     history.final = [one._replace(parents=kin.get(one.id, ())) for one in history.final] + [dead]
+    history.asked = {one.id for one in history.final} | {"w3", "w4"}
     return history
 
 
@@ -149,37 +163,46 @@ def change(name: str, task_id: str, fence: int, **changed: Any) -> Any:
 
 
 BROKEN: dict[str, tuple[Callable[[History], object], str]] = {
-    "an acknowledged task is gone": (lambda history: history.final.pop(0), "acknowledged and is gone"),
-    "a task is stored twice": (lambda history: history.final.append(history.final[0]), "stored 2 times"),
-    "a task never ends": (final("a", status="running"), "is running at the end"),
-    "a finished task is due": (final("a", due=True), "would be reserved again"),
-    "a success without a run": (
+    "I1: an acknowledged task is gone": (lambda history: history.final.pop(0), "acknowledged and is gone"),
+    "I1: a task is stored twice": (lambda history: history.final.append(history.final[0]), "stored 2 times"),
+    "I1: a task never ends": (final("a", status="running"), "is running at the end"),
+    "I7: a finished task is due": (final("a", due=True), "would be reserved again"),
+    "I1: a success without a run": (
         lambda history: history.ran.remove(Ran("c", 1, "c1")),
         "never ran",
     ),
-    "a fence that repeats": (add("reserved", Reserved("a", 4, 3, 2)), "twice under fence 4"),
-    "a fence that goes back": (add("reserved", Reserved("a", 3, 3, 2)), "fence 4 came as attempt 2 after 1"),
-    "an attempt that is used up for nothing": (
+    "I3: a fence that repeats": (add("reserved", Reserved("a", 4, 3, 2)), "twice under fence 4"),
+    "I6: a fence that goes back": (
+        add("reserved", Reserved("a", 3, 3, 2)),
+        "fence 4 came as attempt 2 after 1",
+    ),
+    "I6: an attempt that is used up for nothing": (
         add("reserved", Reserved("c", 7, 2, 0)),
         "fence 7 came as attempt 2 after 0 crashes",
     ),
-    "an attempt that is given back for nothing": (
+    "I6: an attempt that is given back for nothing": (
         add("reserved", Reserved("a", 9, 2, 2)),
         "fence 9 came as attempt 2 after 2",
     ),
-    "a fence that is forgotten": (final("a", fence=3), "ends with fence 3, and 4 was handed out"),
-    "the result of an older run": (final("a", result="a1"), "has the result of fence 1"),
-    "the result of another task": (final("a", result="c1"), "none of its runs returned"),
-    "no result": (final("a", result=None), "none of its runs returned"),
-    "two outcomes are accepted": (add("reported", Reported("a", 1, "Succeeded", True)), "of several fences"),
-    "a stale outcome is accepted": (
+    "I3: a fence that is forgotten": (final("a", fence=3), "ends with fence 3, and 4 was handed out"),
+    "I2: the result of an older run": (final("a", result="a1"), "has the result of fence 1"),
+    "I2: the result of another task": (final("a", result="c1"), "none of its runs returned"),
+    "I2: no result": (final("a", result=None), "none of its runs returned"),
+    "I4: two outcomes are accepted": (
+        add("reported", Reported("a", 1, "Succeeded", True)),
+        "of several fences",
+    ),
+    "I4: a stale outcome is accepted": (
         lambda history: history.reported.__setitem__(0, Reported("a", 1, "Succeeded", True)),
         "an outcome of fence 1 was accepted",
     ),
-    "an outcome that changes nothing": (add("reported", Reported("c", 6, "Failed", True)), "ends as success"),
-    "a finished task changes": (add("seen", Seen("a", "failed", 4)), "was failed under fence 4"),
-    "a finished task runs again": (add("seen", Seen("a", "success", 1)), "was success under fence 1"),
-    "too many runs": (
+    "I4: an outcome that changes nothing": (
+        add("reported", Reported("c", 6, "Failed", True)),
+        "ends as success",
+    ),
+    "I5: a finished task changes": (add("seen", Seen("a", "failed", 4)), "was failed under fence 4"),
+    "I5: a finished task runs again": (add("seen", Seen("a", "success", 1)), "was success under fence 1"),
+    "I6: too many runs": (
         in_turn(
             add("reserved", Reserved("b", 3, 2, 1)),
             add("ran", Ran("b", 2, "b2")),
@@ -187,47 +210,56 @@ BROKEN: dict[str, tuple[Callable[[History], object], str]] = {
         ),
         "ran 2 times without an end, and 1 crashes",
     ),
-    "another failure": (final("b", error_type="ValueError"), "failed with ValueError"),
-    "given up too early": (final("b", max_crashes=3), "given up after 1 crashes of 3"),
-    "a retry that is no attempt": (change("reserved", "r", 12, attempt=2), "fence 12 came as attempt 2"),
-    "a retry that is two attempts": (change("reserved", "r", 11, attempt=3), "fence 11 came as attempt 3"),
-    "a retry that comes too early": (change("sent", "r", 11, due=3.5), "0.400 s before it was due"),
-    "a snooze that is an attempt": (change("reserved", "s", 21, attempt=2), "fence 21 came as attempt 2"),
-    "a snooze that is over too early": (change("sent", "s", 20, due=2.5), "before it was due"),
-    "handed out while it is held": (
+    "I6: another failure": (final("b", error_type="ValueError"), "failed with ValueError"),
+    "I6: given up too early": (final("b", max_crashes=3), "given up after 1 crashes of 3"),
+    "I6: a retry that is no attempt": (change("reserved", "r", 12, attempt=2), "fence 12 came as attempt 2"),
+    "I6: a retry that is two attempts": (
+        change("reserved", "r", 11, attempt=3),
+        "fence 11 came as attempt 3",
+    ),
+    "I6: a retry that comes too early": (change("sent", "r", 11, due=3.5), "0.400 s before it was due"),
+    "I6: a snooze that is an attempt": (change("reserved", "s", 21, attempt=2), "fence 21 came as attempt 2"),
+    "I6: a snooze that is over too early": (change("sent", "s", 20, due=2.5), "before it was due"),
+    "I6: handed out while it is held": (
         change("sent", "s", 20, due=None, kind="Succeeded"),
         "fence 21 came as attempt 1",
     ),
-    "crashes that go back": (change("reserved", "r", 11, crashes=1), "and nothing was to come"),
-    "more attempts than allowed": (final("r", meta={"fails": 2, "max_attempts": 2}), "and 2 were allowed"),
-    "given up before the last attempt": (
+    "I6: crashes that go back": (change("reserved", "r", 11, crashes=1), "and nothing was to come"),
+    "I6: more attempts than allowed": (
+        final("r", meta={"fails": 2, "max_attempts": 2}),
+        "and 2 were allowed",
+    ),
+    "I6: given up before the last attempt": (
         final("q", meta={"fails": 2, "max_attempts": 2}),
         "in attempt 1 of 2",
     ),
-    "a failure that nobody planned": (final("q", meta={"max_attempts": 1}), "does not do that by itself"),
-    "an attempt succeeds that was to fail": (
+    "I6: a failure that nobody planned": (final("q", meta={"max_attempts": 1}), "does not do that by itself"),
+    "I2: an attempt succeeds that was to fail": (
         final("r", meta={"fails": 3, "max_attempts": 3}),
         "which was to fail",
     ),
-    "requeued and never run": (
+    "I6: requeued and never run": (
         in_turn(add("requeued", Requeued("q", 31, 2.9)), add("wanted", Wanted("q", 31))),
         "was requeued after fence 31, and ends under 31",
     ),
-    "requeued in the middle of its attempts": (
+    "I6: requeued in the middle of its attempts": (
         change("reserved", "q", 31, attempt=2),
         "fence 31 came as attempt 2",
     ),
-    "a new run that nobody asked for": (
+    "I6: a new run that nobody asked for": (
         in_turn(lambda history: history.wanted.clear(), lambda history: history.requeued.clear()),
         "fence 31 came as attempt 1",
     ),
-    "a note of an older fence": (add("noted", Noted("r", "r10")), "a note of fence 10 that was stored after"),
-    "a note of nobody": (add("noted", Noted("r", "q30")), "a note that none of its runs wrote"),
-    "too many run at once": (
+    "I4: a note of an older fence": (
+        add("noted", Noted("r", "r10")),
+        "a note of fence 10 that was stored after",
+    ),
+    "I4: a note of nobody": (add("noted", Noted("r", "q30")), "a note that none of its runs wrote"),
+    "I10: too many run at once": (
         lambda history: ended(history, "k9", 49, 1.2, concurrency=["two", 2]),
         "3 tasks of two ran at once, and 2 were allowed: ['k0', 'k1', 'k9']",
     ),
-    "too many run at once because one was taken over": (
+    "I10: too many run at once because one was taken over": (
         in_turn(
             lambda history: history.sent.remove(Sent("k0", 40, "Succeeded", 1.5)),
             lambda history: held(history, "k0", 45, 2.2, "Succeeded", attempt=2, crashes=1),
@@ -235,19 +267,19 @@ BROKEN: dict[str, tuple[Callable[[History], object], str]] = {
         ),
         "3 tasks of two ran at once",
     ),
-    "too many start in a period": (
+    "I10: too many start in a period": (
         lambda history: ended(history, "p9", 59, 1.5, rate=["fast", 2, 1.0]),
         "3 tasks of fast started within 1.0 s",
     ),
-    "two hold a key": (
+    "I8: two hold a key": (
         lambda history: ended(history, "u9", 79, 12.2, unique="u", until="end"),
         "u was held by 2 tasks at once: ['u1', 'u9']",
     ),
-    "two wait under a key": (
+    "I8: two wait under a key": (
         lambda history: ended(history, "v9", 89, 11.0, unique="v", until="start"),
         "v was held by 2 tasks at once",
     ),
-    "requeued while another holds the key": (
+    "I8: requeued while another holds the key": (
         in_turn(
             add("requeued", Requeued("u0", 70, 11.2)),
             add("wanted", Wanted("u0", 70)),
@@ -255,49 +287,108 @@ BROKEN: dict[str, tuple[Callable[[History], object], str]] = {
         ),
         "u was held by 2 tasks at once: ['u0', 'u1']",
     ),
-    "two within a throttled span": (
+    "I8: two within a throttled span": (
         lambda history: ended(history, "t9", 69, 11.5, throttle=["rare", 0.8]),
         "rare let in t1 and t9",
     ),
-    "a crash that is not counted": (
+    "I6: a crash that is not counted": (
         in_turn(
             lambda history: held(history, "d", 37, 3, "Crashed", attempt=3, crashes=2),
             lambda history: held(history, "d", 38, 4, "Succeeded", attempt=3, crashes=2),
         ),
         "d: fence 38 came as attempt 3 after 2 crashes",
     ),
-    "more crashes than allowed": (
+    "I6: more crashes than allowed": (
         in_turn(final("d", max_crashes=1), lambda history: held(history, "d", 34, 0, "Crashed")),
         "d ran 2 times without an end, and 1 crashes were allowed",
     ),
-    "a tick that comes twice": (
+    "I11: a tick that comes twice": (
         lambda history: ended(history, "x9", 99, 20, tick=101.0),
         "the tick of 101.0 came twice",
     ),
-    "a child that starts before its parent has succeeded": (
+    "I12: a child that starts before its parent has succeeded": (
         change("sent", "s", 21, at=23.0),
         "e0 was handed out under fence 100 before s had succeeded",
     ),
-    "a child whose parent never succeeded": (final("e0", parents=("q",)), "before q had succeeded"),
-    "a child that runs though its parent failed": (
+    "I12: a child whose parent never succeeded": (final("e0", parents=("q",)), "before q had succeeded"),
+    "I12: a child that runs though its parent failed": (
         final("e0", parents=("r", "q")),
         "e0 is success, and q is failed",
     ),
-    "a child that was to run and is cancelled": (
+    "I12: a child that was to run and is cancelled": (
         final("e1", status="cancelled", result=None),
         "e1 was to run whatever became of its parents, and is cancelled",
     ),
-    "a child that nobody cancelled": (final("z", cancelled_by=None), "z is cancelled, and nobody did that"),
-    "a child that is cancelled for one that succeeded": (
+    "I12: a child that nobody cancelled": (
+        final("z", cancelled_by=None),
+        "z is cancelled, and nobody did that",
+    ),
+    "I12: a child that is cancelled for one that succeeded": (
         final("z", cancelled_by="r"),
         "z was cancelled because of r, which is success",
     ),
-    "a parent that is gone": (
+    "I12: a parent that is gone": (
         final("e1", parents=("gone",)),
         "e1 depends on ['gone'], of whom nothing is known",
     ),
-    "a child that waits for ever": (final("z", status="waiting"), "z is waiting at the end"),
-    "a tick that never comes": (
+    "I12: a parent that is removed too early": (
+        final("e1", parents=("w3",), status="cancelled", result=None, cancelled_by="q"),
+        "e1 depends on ['w3'], of whom nothing is known",
+    ),
+    "I1: a child that waits for ever": (final("z", status="waiting"), "z is waiting at the end"),
+    "I1: a task that nobody asked for": (
+        lambda history: history.asked.discard("c"),
+        "c is there, and nobody asked for it",
+    ),
+    "I1: a refused task is there": (
+        lambda history: history.refused.add("c"),
+        "c was refused and is there",
+    ),
+    "I1: an acknowledged task is not found": (add("looked", Looked("a", False)), "did not find it"),
+    "I5: a task is cancelled by nobody": (
+        final("c", status="cancelled"),
+        "c is cancelled, and nobody did that",
+    ),
+    "I5: a cancelled task ends otherwise": (
+        add("stopped", Stopped("c", 9.0)),
+        "c was cancelled, and ends as success",
+    ),
+    "I5: a cancelled task starts": (
+        in_turn(add("stopped", Stopped("s", 0.5)), final("s", status="cancelled")),
+        "s was cancelled, and handed out after that under fence 20",
+    ),
+    "I7: a task runs without a lease": (add("seen", Seen("a", "running", 1, due=False)), "without a lease"),
+    "I7: a finished task has a lease": (add("seen", Seen("a", "success", 4, due=True)), "be reserved again"),
+    "I9: a damaged file": (
+        lambda history: setattr(history, "integrity", "row 3 missing from index"),
+        "integrity_check says row 3 missing from index",
+    ),
+    "I9: a log that nobody needs any more": (
+        lambda history: history.leftovers.append("tasks.db-wal is there after the last close"),
+        "tasks.db-wal is there",
+    ),
+    "I13: an effect without a success": (
+        add("beside", Beside("c", "c1")),
+        "what they committed with it, differ: [('c', 'c1')]",
+    ),
+    "I13: an effect that is there twice": (
+        add("beside", Beside("w1", "w1111")),
+        "differ: [('w1', 'w1111'), ('w1', 'w1111')]",
+    ),
+    "I13: a success without its effect": (
+        lambda history: history.beside.remove(Beside("w1", "w1111")),
+        "what they committed with it, differ: [('w1', 'w1111')]",
+    ),
+    "I13: an order without its task": (
+        add("beside", Beside("lost")),
+        "lost: the row that was written with its task is there",
+    ),
+    "I13: a task without its order": (
+        lambda history: history.beside.remove(Beside("w0")),
+        "w0: the task that was written with its row is there",
+    ),
+    "I13: an order that is there twice": (add("beside", Beside("w0")), "there twice, for ['w0']"),
+    "I11: a tick that never comes": (
         lambda history: ended(history, "x9", 99, 20, tick=104.0),
         "no tick came between 102.0 and 104.0",
     ),
@@ -306,11 +397,29 @@ BROKEN: dict[str, tuple[Callable[[History], object], str]] = {
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_each_broken_promise_is_noticed(name: str) -> None:
+    """By the check of the invariant with which the name begins."""
     history = full()
     break_it, words = BROKEN[name]
     break_it(history)
     problems = check(history)
-    assert [problem for problem in problems if words in problem], problems
+    number = name.split(":", maxsplit=1)[0]
+    assert [problem for problem in problems if problem.startswith(f"{number}: ") and words in problem], (
+        problems
+    )
+
+
+def test_each_invariant_was_broken() -> None:
+    assert {name.split(":")[0] for name in BROKEN} == set(INVARIANTS)
+
+
+def test_a_requeued_task_may_be_cancelled_before_it_runs_again() -> None:
+    history = full()
+    final("q", status="cancelled", fence=31, error_type=None)(history)
+    history.wanted.append(Wanted("q", 31))
+    history.requeued.append(Requeued("q", 31, 3.0))
+    assert [problem for problem in check(history) if problem.split()[1].startswith("q")]
+    history.unwanted.add("q")
+    assert check(history) == []
 
 
 def test_a_task_that_was_given_back_without_a_run_is_not_blamed() -> None:
@@ -319,12 +428,6 @@ def test_a_task_that_was_given_back_without_a_run_is_not_blamed() -> None:
     history.sent.append(Sent("a", 3, "Released", 0.0, 0.0))
     history.reported.append(Reported("a", 3, "Released", True))
     assert check(history) == []
-
-
-def test_a_damaged_file_is_noticed() -> None:
-    assert check(replace(good(), integrity="row 3 missing from index")) == [
-        "integrity_check says row 3 missing from index"
-    ]
 
 
 # -- The journal -----------------------------------------------------------------------------------
