@@ -65,7 +65,7 @@ def _serve(wire: Wire, setup: ChildSetup) -> None:
 
 
 def _socket(link: int | str) -> socket.socket:
-    if isinstance(link, str):
+    if isinstance(link, str):  # pragma: no cover: Windows
         return socket.fromshare(b64decode(link))  # type: ignore[attr-defined,no-any-return]  # Windows
     made = socket.socket(fileno=link)
     made.set_inheritable(False)
