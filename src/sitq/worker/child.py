@@ -43,7 +43,7 @@ def main(link: int | str) -> None:
     wire = Wire(_socket(link))
     try:
         _serve(wire, wire.receive())
-    except (OSError, EOFError):  # the worker is gone
+    except (OSError, EOFError):  # pragma: no cover: the worker is gone, and this process ends at once
         bounds.end_now()
 
 
@@ -107,7 +107,7 @@ class _Child:
                         self._jobs.put(job)
                         if job is None:
                             return
-        except EOFError:
+        except EOFError:  # pragma: no cover: the worker is gone, and this process ends at once
             bounds.end_now()
 
     def serve(self) -> None:
