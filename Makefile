@@ -1,11 +1,12 @@
 # Needs a POSIX sh, make and Python >= 3.13 (or uv). Each target sets up .venv as far as it needs it.
 PY := .venv/bin/python
 
-.PHONY: help setup run-env test-env demo test check format docs spec bench bench-peers lab pin clean
+.PHONY: help setup run-env test-env demo test coverage check format docs spec bench bench-peers lab pin clean
 
 help:
 	@echo "make demo      index the standard library with a queue and a worker"
-	@echo "make test      the whole test suite; ARGS='-k name' passes arguments to pytest"
+	@echo "make test      the whole test suite, and the branches that it reaches; ARGS='-k name' runs a part of it"
+	@echo "make coverage  the suite without the laboratory, and the branches that it reaches"
 	@echo "make check     linters, type checkers, layers"
 	@echo "make format    let ruff put the code in order"
 	@echo "make docs      build the documentation into site/; a warning is an error"
@@ -27,8 +28,22 @@ test-env:
 demo: run-env
 	@$(PY) -m examples.stdlib_index $(ARGS)
 
+PARALLEL := --numprocesses logical --maxprocesses 4 --dist worksteal
+
+ifdef ARGS
 test: test-env
-	@$(PY) -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal $(ARGS)
+	@$(PY) -m pytest $(PARALLEL) $(ARGS)
+else
+test: coverage
+	@$(PY) -m pytest $(PARALLEL) tests/lab
+endif
+
+# Not of the laboratory: it would take several times as long, and most of its processes are killed.
+coverage: test-env
+	@rm -rf .coverage
+	@$(PY) -m coverage run -m pytest $(PARALLEL) --ignore tests/lab $(ARGS)
+	@$(PY) -m coverage combine --quiet
+	@$(PY) scripts/floors.py
 
 check: setup
 	$(PY) -m ruff check .
@@ -61,4 +76,4 @@ pin: setup
 	@sh scripts/pin.sh
 
 clean:
-	rm -rf .venv .venv-peers* site docs/assets/mermaid.min.js tools/*/node_modules .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-peers* .coverage site docs/assets/mermaid.min.js tools/*/node_modules .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -14,6 +14,7 @@ from tests.support import (
     LEASE,
     MINUTE,
     FakeClock,
+    bounded,
     finish,
     new_task,
     next_due_at,
@@ -299,6 +300,18 @@ async def test_next_due_at_of_a_task_that_is_due_before_its_rate_allows_it(
     await backend.enqueue([paced("b", due_at=clock.now() + MINUTE / 2)])
 
     assert await next_due_at(backend) == clock.now() + MINUTE
+
+
+async def test_next_due_at_of_a_task_without_a_rate_is_when_it_is_due_while_others_are_paced(
+    backend: Backend, clock: FakeClock
+) -> None:
+    soon = clock.now() + timedelta(seconds=10)
+    await running(backend, paced())
+    await backend.enqueue([bounded("later", due_at=soon)])
+
+    assert await next_due_at(backend) == soon
+    clock.advance(10)
+    assert await reserved_ids(backend) == ["later"]
 
 
 async def test_next_due_at_is_the_first_of_several_rates(backend: Backend, clock: FakeClock) -> None:

@@ -46,6 +46,14 @@ async def test_every_state_of_every_queue(backend: Backend, clock: FakeClock) ->
         Status.CANCELLED: 1,
     }
     assert await counts(backend) == {"a": expected, "b": expected, "c": {Status.PENDING: 3}}
+    assert (await backend.stats()).counts == {
+        Status.WAITING: 0,
+        Status.PENDING: 5,
+        Status.RUNNING: 2,
+        Status.SUCCESS: 2,
+        Status.FAILED: 2,
+        Status.CANCELLED: 2,
+    }
 
 
 async def test_they_agree_with_find(backend: Backend) -> None:

@@ -11,6 +11,7 @@ from sitq.errors import BackendError
 from sitq.events import OutcomeRefused, StorageFailed
 from sitq.failure import decode_error
 from sitq.model import Completed, Failed, Held, NewNote, NoteKind, Outcome, Succeeded
+from sitq.serialization import Purpose
 from sitq.worker.completer import HIGH_WATER, MAX_BATCH, Completer
 from tests.integration.support import Gate
 from tests.support import PATIENCE
@@ -154,6 +155,45 @@ async def test_an_outcome_that_cannot_be_stored_is_replaced_by_a_failure(storage
     assert second.held == two.held
     error = decode_error(second.error)
     assert (error.type, error.message) == ("ValueError", "cannot bind this value")
+
+
+async def test_the_failure_in_its_place_is_sealed_as_any_error_is(storage: Storage) -> None:
+    sealed: list[tuple[str, Purpose]] = []
+
+    def seal(data: bytes, task_id: str, purpose: Purpose) -> bytes:
+        sealed.append((task_id, purpose))
+        return b"sealed " + data
+
+    storage.chokes_on = {"t1"}
+    made = Completer("w1", storage, lambda event: None, seal=seal)  # type: ignore[arg-type]
+    put(made, outcomes(1, 1))
+    assert await made.flush(PATIENCE)
+    [stored] = storage.stored
+    assert isinstance(stored, Failed)
+    assert sealed == [("t1", Purpose.ERROR)]
+    assert decode_error(stored.error.removeprefix(b"sealed ")).type == "ValueError"
+
+
+async def test_a_storage_that_goes_away_before_the_failure_is_in_its_place_is_tried_again(
+    pauses: list[float],
+) -> None:
+    class GoesAway(Storage):
+        async def complete(self, outcomes: list[Outcome], *, notes: Sequence[NewNote] = ()) -> Completed:
+            try:
+                return await super().complete(outcomes, notes=notes)
+            except ValueError:
+                self.away = 1  # for what follows from it
+                raise
+
+    away = GoesAway()
+    away.chokes_on = {"t1"}
+    made = completer(away)
+    put(made, outcomes(1, 1))
+    while len(pauses) < 2:
+        await _real_sleep(0)
+    away.chokes_on = set()  # it was a passing trouble: the outcome itself is stored then
+    assert await made.flush(PATIENCE)
+    assert away.stored == outcomes(1, 1)
 
 
 async def test_one_that_cannot_be_stored_does_not_hold_up_what_comes_later(

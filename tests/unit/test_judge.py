@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sitq.emitter import Emitter
 from sitq.errors import TaskSerializationError
 from sitq.failure import decode_error
-from sitq.model import Cancelled, Failed, Outcome, Released, ReservedTask, Retried, Succeeded
+from sitq.model import Cancelled, Crashed, Failed, Outcome, Released, ReservedTask, Retried, Succeeded
 from sitq.retry import RetryPolicy
 from sitq.rules import DEFAULT_TIMEOUT, RunRules
 from sitq.serialization import decode_value, make_codec
@@ -22,14 +22,17 @@ from sitq.verbs import Cancel, Retry, Snooze, Verb
 from sitq.worker.judge import (
     PARKED_FOR,
     expire,
+    judge_crash,
     judge_error,
     judge_value,
+    killed,
     left_behind,
     on_last_chance,
     park,
+    put_off,
     refuse,
 )
-from sitq.worker.run import Run, Stop
+from sitq.worker.run import Judged, Run, Stop
 
 CODEC = make_codec(max_payload=1000)
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -340,6 +343,39 @@ def test_what_cannot_be_loaded_is_parked_for_a_minute_or_two(text: str) -> None:
     assert NOW + PARKED_FOR <= made.at <= NOW + 2 * PARKED_FOR
     assert made.error is not None
     assert decode_error(made.error).type == "sitq.errors.TaskSerializationError"
+
+
+def test_what_lacks_the_values_of_others_waits_for_them_or_is_parked() -> None:
+    error = TaskSerializationError("it cannot be read")
+    assert put_off(reserved(), error, now, unfinished=True) == Released(reserved().held)
+    parked = put_off(reserved(), error, now, unfinished=False)
+    assert isinstance(parked, Released)
+    assert parked.at is not None
+    assert parked.at >= NOW + PARKED_FOR
+    assert told(parked) == (Released, "sitq.errors.TaskSerializationError")
+
+
+def test_what_is_judged_already_stays_as_it_is() -> None:
+    outcome = Released(reserved().held, AGAIN)
+    assert judge_error(a_run(Stop.CANCEL, noticed=True), Judged(outcome), now) is outcome
+
+
+def test_the_death_of_its_process_is_a_crash_and_no_attempt_that_failed() -> None:
+    outcome = judge_crash(a_run(attempt=3), "it was ended by SIGSEGV")
+    assert isinstance(outcome, Crashed)
+    error = decode_error(outcome.error)
+    assert (error.type, error.message) == ("worker_lost", "it was ended by SIGSEGV")
+
+
+@pytest.mark.parametrize(
+    ("stop", "expected"),
+    [(Stop.CANCEL, Cancelled), (Stop.RELEASE, Released), (Stop.LOST, Released), (Stop.TIMEOUT, Retried)],
+)
+def test_what_was_stopped_with_its_process_is_judged_by_why(stop: Stop, expected: type[Outcome]) -> None:
+    outcome = killed(a_run(stop), now)
+    assert type(outcome) is expected
+    if isinstance(outcome, Retried):
+        assert "and its process was killed" in decode_error(outcome.error).message
 
 
 # -- Whatever happens ------------------------------------------------------------------------------

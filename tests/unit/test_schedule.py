@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sitq.cron import cron_ticks
 from sitq.errors import ValidationError
 from sitq.schedule import GRACE, MAX_MISSED, Due, Schedule, due, make_schedule, newest_ticks, next_tick, ticks
 
@@ -59,6 +60,12 @@ def test_what_is_refused_and_why(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError) as caught:
         make_schedule("one", **fields)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("cron", ["0 3 */20 * 1L", "0 * */20 * 1L"], ids=["on the wall", "in real time"])
+def test_ticks_that_never_come_end(cron: str) -> None:
+    """`make_schedule` refuses these. Who iterates over one all the same does not do so for ever."""
+    assert list(cron_ticks(cron, UTC, NOW)) == []
 
 
 @pytest.mark.parametrize("name", ["", "x" * 151, "a\nb", None])

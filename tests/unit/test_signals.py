@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import threading
+from asyncio.selector_events import BaseSelectorEventLoop
 from collections.abc import Iterator
 from typing import Any
 
@@ -147,3 +148,18 @@ async def test_outside_the_main_thread_nothing_is_installed(former: list[int]) -
     assert inside == before == handlers()
     signal.raise_signal(signal.SIGTERM)
     assert (former, listener.heard) == ([signal.SIGTERM], [])
+
+
+def test_a_loop_that_takes_no_signal_handlers_passes_them_on_too(former: list[int]) -> None:
+    """The loops of Windows are of this kind."""
+
+    async def work() -> None:
+        before, listener = handlers(), Listener()
+        with stop_signals(listener):
+            signal.raise_signal(signal.SIGTERM)
+            await listener.hears(signal.SIGTERM)
+        assert handlers() == before
+
+    with asyncio.Runner(loop_factory=BaseSelectorEventLoop) as runner:
+        runner.run(work())
+    assert former == []

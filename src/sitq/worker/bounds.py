@@ -11,16 +11,16 @@ _PR_SET_PDEATHSIG: Final = 1
 
 def die_with(worker: int) -> None:
     """Let the system kill this process when the thread that started it ends (Linux)."""
-    if sys.platform != "linux":
+    if sys.platform != "linux":  # pragma: no cover: the death signal is Linux's
         return
     import ctypes  # noqa: PLC0415  # 10 ms that no worker has to pay
 
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != worker:  # it was faster
+    if os.getppid() != worker:  # pragma: no cover: it was faster, and this process ends at once
         end_now()
 
 
-def end_now() -> None:
+def end_now() -> None:  # pragma: no cover: it ends this process at once, which then tells nothing
     """End this process and those of its group, whatever else they are at."""
     if sys.platform != "win32" and os.getpgrp() == os.getpid():
         os.killpg(0, signal.SIGKILL)

@@ -43,7 +43,7 @@ def main(link: int | str) -> None:
     wire = Wire(_socket(link))
     try:
         _serve(wire, wire.receive())
-    except (OSError, EOFError):  # the worker is gone
+    except (OSError, EOFError):  # pragma: no cover: the worker is gone, and this process ends at once
         bounds.end_now()
 
 
@@ -65,7 +65,7 @@ def _serve(wire: Wire, setup: ChildSetup) -> None:
 
 
 def _socket(link: int | str) -> socket.socket:
-    if isinstance(link, str):
+    if isinstance(link, str):  # pragma: no cover: Windows
         return socket.fromshare(b64decode(link))  # type: ignore[attr-defined,no-any-return]  # Windows
     made = socket.socket(fileno=link)
     made.set_inheritable(False)
@@ -107,7 +107,7 @@ class _Child:
                         self._jobs.put(job)
                         if job is None:
                             return
-        except EOFError:
+        except EOFError:  # pragma: no cover: the worker is gone, and this process ends at once
             bounds.end_now()
 
     def serve(self) -> None:

@@ -48,7 +48,7 @@ class Spawned:
 
     def is_dead(self) -> bool:
         """Whether it has ended. It is not reaped by this, so nobody else gets its number meanwhile."""
-        if _WINDOWS:
+        if _WINDOWS:  # pragma: no cover: Windows
             return self._process.poll() is not None
         return _has_ended(self._process.pid, os.WNOHANG)
 
@@ -57,7 +57,7 @@ class Spawned:
         with self._lock:
             if self._reaped:
                 return
-            if _WINDOWS:
+            if _WINDOWS:  # pragma: no cover: Windows
                 self._process.kill()
             else:
                 with suppress(ProcessLookupError, PermissionError):
@@ -76,7 +76,7 @@ class Spawned:
 
 def _start(theirs: socket.socket) -> "subprocess.Popen[bytes]":
     options: dict[str, Any] = {"process_group": 0, "pass_fds": [theirs.fileno()]}
-    if _WINDOWS:
+    if _WINDOWS:  # pragma: no cover: Windows
         options = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}  # type: ignore[attr-defined]
     # As this interpreter was started, with -O, -X dev or -W error: as multiprocessing does it.
     flags: list[str] = vars(subprocess)["_args_from_interpreter_flags"]()
@@ -88,7 +88,7 @@ def _start(theirs: socket.socket) -> "subprocess.Popen[bytes]":
 
 def _tell(process: "subprocess.Popen[bytes]", paths: tuple[str, ...], theirs: socket.socket) -> None:
     link: int | str = theirs.fileno()
-    if _WINDOWS:
+    if _WINDOWS:  # pragma: no cover: Windows
         link = b64encode(theirs.share(process.pid)).decode()  # type: ignore[attr-defined]
     line = json.dumps({"paths": paths, "link": link}) + "\n"
     assert process.stdin is not None

@@ -17,7 +17,7 @@ from typing import Final
 
 from sitq.errors import BackendConnectionError
 
-if sys.platform != "win32":  # there, processes take turns by SQLite's own busy handler alone
+if sys.platform != "win32":  # pragma: no branch: Windows, where SQLite's busy handler alone makes turns
     from fcntl import LOCK_EX, LOCK_NB, LOCK_UN, flock
 
 logger = logging.getLogger("sitq.sqlite")
@@ -223,5 +223,5 @@ def _close_in_child() -> None:
         lock.close()
 
 
-if sys.platform != "win32":
+if sys.platform != "win32":  # pragma: no branch: Windows, where nothing forks
     os.register_at_fork(after_in_child=_close_in_child)
