@@ -56,7 +56,7 @@ def _settings(histories: int) -> settings:
     return settings(
         max_examples=histories,
         stateful_step_count=STEPS_A_HISTORY,
-        phases=[Phase.generate, Phase.shrink],
+        phases=set(settings.default.phases) & {Phase.generate, Phase.shrink},
         derandomize=False,
         database=None,
         deadline=None,

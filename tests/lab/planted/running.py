@@ -113,8 +113,8 @@ RUNNING = (
     Bug(
         "a-slot-is-lost",
         "worker/slots.py",
-        "            self._taken -= count\n            self.on_free()",
-        "            self.on_free()",
+        "            self._taken -= count\n            if self.awaited",
+        "            if self.awaited",
         ("tests/unit/test_slots.py::test_taking_and_giving_back",),
     ),
     Bug(

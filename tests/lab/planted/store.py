@@ -26,7 +26,7 @@ OUTCOMES = (
         "backends/memory/backend.py",
         "if task is None or task.fence != outcome.held.fence:",
         "if task is None:",
-        (f"{MODEL}[memory]",),
+        (f"{MODEL}[memory-0]",),
     ),
     Bug(
         "heartbeat-extends-a-stale-lease",
@@ -40,7 +40,7 @@ OUTCOMES = (
         "backends/memory/backend.py",
         "return task if task and task.fence == held.fence and records.is_held(task) else None",
         "return task if task and records.is_held(task) else None",
-        (f"{MODEL}[memory]",),
+        (f"{MODEL}[memory-0]",),
     ),
     Bug(
         "one-fence-for-all",
@@ -114,14 +114,14 @@ RESERVATIONS = (
         "backends/sqlite/reserve.py",
         "crashes = crashes + (status = 'running')",
         "crashes = crashes + 0",
-        (f"{MODEL}[sqlite-in-memory]",),
+        (f"{MODEL}[sqlite-in-memory-0]",),
     ),
     Bug(
         "a-lost-lease-is-not-taken-over",
         "backends/sqlite/reserve.py",
         'AND due_at <= ?2 ORDER BY due_at, seq LIMIT ?3)"',
         "AND due_at <= ?2 AND status = 'pending' ORDER BY due_at, seq LIMIT ?3)\"",
-        (f"{MODEL}[sqlite]",),
+        (f"{MODEL}[sqlite-0]",),
     ),
     Bug(
         "a-paused-queue-is-served",
@@ -185,7 +185,7 @@ KEYS_AND_EDGES = (
     Bug(
         "a-unique-key-is-not-asked-for",
         "backends/sqlite/enqueue.py",
-        "holder = None if task.unique is None else unique.holder(db, task.unique.key, now)",
+        "holder = None if task.unique is None else checked(unique.holder)(db, task.unique.key, now)",
         "holder = None",
         (f"{CONFORMANCE}/test_unique.py::test_two_in_one_batch[sqlite]",),
     ),
@@ -222,7 +222,7 @@ KEYS_AND_EDGES = (
         "backends/sqlite/edges.py",
         "WHERE t.status = 'waiting' AND t.seq IN (",
         "WHERE t.seq IN (",
-        (f"{MODEL}[sqlite]",),
+        (f"{MODEL}[sqlite-0]",),
     ),
     Bug(
         "memory-the-first-parent-releases",
