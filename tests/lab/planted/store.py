@@ -222,7 +222,7 @@ KEYS_AND_EDGES = (
         "backends/sqlite/edges.py",
         "WHERE t.status = 'waiting' AND t.seq IN (",
         "WHERE t.seq IN (",
-        (f"{MODEL}[sqlite-0]",),
+        (f"{MODEL}[sqlite-1]",),
     ),
     Bug(
         "memory-the-first-parent-releases",

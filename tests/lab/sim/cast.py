@@ -137,6 +137,7 @@ async def _cancel(process: Process, wire: Wire, players: Players) -> None:
     task = process.world.rng.choice(found)
     asked = Asked(task.id)
     players.extra.asked.append(asked)
+    players.history.unwanted.add(task.id)
     statuses = await wire.cancel([task.id])
     asked.status, asked.answered = statuses[task.id], process.world.time()
 
