@@ -37,11 +37,11 @@ def run(plan: Plan, seed: int, count: int, progress: Progress) -> Batch:
     else:
         shutil.rmtree(folder)
     done = {name: number for name, number in harness.done.items() if name != "kills"}
-    at_points = {
+    of_plan = {
         "kills at points": sum(harness.struck.values()),
-        "at the point struck least": min(harness.struck.values(), default=0),
+        "of each act or point at least": harness.least(),
     }
-    return Batch(harness.kills, broken, done | (at_points if plan.aimed else {}) | figures(history))
+    return Batch(harness.kills, broken, done | (of_plan if plan.aimed else {}) | figures(history))
 
 
 def figures(history: History) -> dict[str, int]:

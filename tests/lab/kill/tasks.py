@@ -170,7 +170,7 @@ def _some(rng: random.Random, folder: str) -> tuple[list[Any], dict[str, Any], d
             key = f"throttled {rng.randint(1, 2)}"
             return calls[:3], {"unique_key": key, "throttle": WINDOW}, {"throttle": [key, WINDOW]}
         case 5:
-            return [call(talking, folder, rng.random() * 0.4) for _ in range(3)], {}, {"says": True}
+            return [call(talking, folder, rng.random()) for _ in range(3)], {}, {"says": True}
         case 6:
             calls = [call(in_a_process, folder, rng.random() * 0.4) for _ in range(2)]
             return calls, {"executor": "process", "queue": PROCESSES}, {}
