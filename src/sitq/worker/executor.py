@@ -302,9 +302,8 @@ class Executor:
         run.reported = True
         if self._draining:
             self._fewer.set()
-        if self._codec.seals:
-            outcome = self._sealed(outcome)
-        self._report(outcome, self._outbox.take(run.held))
+        stored = self._sealed(outcome) if self._codec.seals else outcome
+        self._report(stored, self._outbox.take(run.held))
         self._announce_end(run.reserved, outcome, run)
 
     def _sealed(self, outcome: Outcome) -> Outcome:
