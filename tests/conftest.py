@@ -1,6 +1,7 @@
 """What holds for the whole suite."""
 
 import os
+import sys
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -16,3 +17,13 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if os.environ.get("CI") and reporter is not None and reporter.stats.get("skipped"):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    save_coverage()
+
+
+def save_coverage() -> None:
+    """Write down what was measured while the session waits for it: a process of xdist that takes longer than ten
+    seconds to end is killed, and what it has measured is lost."""
+    tool = sys.modules.get("coverage")
+    measuring = None if tool is None else tool.Coverage.current()
+    if measuring is not None:
+        measuring.save()

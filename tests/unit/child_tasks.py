@@ -2,11 +2,14 @@
 
 import asyncio
 import os
-import resource
+import resource as limits
 import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
-from sitq import current_task
+from sitq import current_task, resource
 
 
 def add(one: int, other: int) -> int:
@@ -47,8 +50,34 @@ def hear_signals() -> str:
 
 
 def data_limit() -> int:
-    return resource.getrlimit(resource.RLIMIT_DATA)[0]
+    return limits.getrlimit(limits.RLIMIT_DATA)[0]
 
 
 def take(size: int) -> int:
     return len(bytearray(size))
+
+
+@dataclass
+class Shop:
+    """A resource on the loop of its process, which goes on after each task."""
+
+    loop: asyncio.AbstractEventLoop
+    left: list[asyncio.Task[Any]] = field(default_factory=list)
+
+
+@asynccontextmanager
+async def open_shop() -> AsyncIterator[Shop]:
+    shop = Shop(asyncio.get_running_loop())
+    yield shop
+    assert shop.loop is asyncio.get_running_loop()
+
+
+async def leave_something_behind() -> bool:
+    shop = resource(Shop)
+    shop.left.append(asyncio.create_task(asyncio.Event().wait()))
+    await asyncio.sleep(0)
+    return shop.loop is asyncio.get_running_loop()
+
+
+async def what_became_of_it() -> list[bool]:
+    return [task.cancelled() for task in resource(Shop).left]

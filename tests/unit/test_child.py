@@ -14,7 +14,7 @@ from sitq.serialization import decode_value, make_codec, to_child
 from sitq.task import Call
 from sitq.worker.run import Stop
 from sitq.worker.spawn import Spawned
-from sitq.worker.surroundings import SurroundingsSetup
+from sitq.worker.surroundings import SurroundingsSetup, surroundings_setup
 from sitq.worker.wire import ChildSetup, Ended, Job, Said, Sign, StopAsked
 from tests.support import PATIENCE
 from tests.unit import child_tasks
@@ -28,11 +28,18 @@ MEBIBYTE = 1024 * 1024
 class Child:
     """A child process, and this test in the place of its worker."""
 
-    def __init__(self, memory_limit: int | None = None) -> None:
+    def __init__(
+        self, memory_limit: int | None = None, surroundings: SurroundingsSetup | None = None
+    ) -> None:
         paths = tuple(map(str, sys.path))
         serializer = to_child(CODEC.serializer)
         setup = ChildSetup(
-            paths, os.getpid(), serializer, SurroundingsSetup(), CODEC.max_payload, memory_limit
+            paths,
+            os.getpid(),
+            serializer,
+            surroundings or SurroundingsSetup(),
+            CODEC.max_payload,
+            memory_limit,
         )
         self.spawned = Spawned(setup)
         self.spawned.wire.send(setup)
@@ -135,4 +142,17 @@ def test_it_keeps_to_its_memory_limit(children: list[Child]) -> None:
     assert isinstance(failed, Failed)
     assert decode_error(failed.error).type == "MemoryError"
     assert child.value(child_tasks.take, MEBIBYTE) == MEBIBYTE
+    child.end()
+
+
+def test_its_resources_live_on_a_loop_that_outlasts_what_tasks_leave_there(children: list[Child]) -> None:
+    child = Child(surroundings=surroundings_setup((), child_tasks.open_shop))
+    children.append(child)
+    assert child.value(child_tasks.leave_something_behind) is True
+    assert child.value(child_tasks.what_became_of_it) == [True]
+    task = child.begin(child_tasks.wait_to_be_stopped)
+    assert isinstance(child.spawned.wire.receive(PATIENCE), Said)
+    child.spawned.wire.send(StopAsked(task.held, Stop.CANCEL))
+    assert child.outcome()[0] == Cancelled(task.held)
+    assert child.value(child_tasks.what_became_of_it) == [True]
     child.end()
