@@ -98,7 +98,7 @@ async def test_a_parent_in_no_known_state_is_a_typed_error(backend: SQLiteBacken
         await backend.enqueue([new_task(edges=(Edge("bad"),))])
 
 
-@pytest.mark.parametrize("change", ["value = -5", "value = 0", "key = 'other'"])
+@pytest.mark.parametrize("change", ["value = -5", "value = 0"])
 async def test_a_file_without_a_version_is_refused(backend: SQLiteBackend, path: Path, change: str) -> None:
     write(path, f"UPDATE sitq_meta SET {change} WHERE key = 'schema_version'")
     with pytest.raises(BackendConnectionError, match="which no sitq wrote"):

@@ -68,7 +68,9 @@ def a_run(
 ) -> Run:
     task = reserved(attempt=attempt)
     codec = codec or make_codec()
-    return Run(task, task.held, rules or RunRules(), 0.0, lambda note: None, Emitter(), codec, stop=stop)
+    run = Run(task, task.held, rules or RunRules(), 0.0, lambda note: None, Emitter(), codec)
+    run.stop = stop
+    return run
 
 
 def said(outcome: Outcome) -> str:
