@@ -12,7 +12,7 @@ import pytest
 from sitq.backends.sqlite import SQLiteBackend
 from sitq.backends.sqlite.schema import moment
 from sitq.errors import BackendConnectionError, BackendError, ValidationError
-from sitq.model import Concurrency, Edge, Status, TaskQuery, Unique
+from sitq.model import Concurrency, Edge, Status, Succeeded, TaskQuery, Unique
 from tests.support import HOUR, LEASE, FakeClock, new_task, reserved_ids
 
 
@@ -61,6 +61,26 @@ async def test_a_limited_task_in_no_known_state_is_not_handed_out_for_ever(
     write(path, "UPDATE sitq_tasks SET status = 'odd' WHERE id = 'bad'")
     assert await reserved_ids(backend) == ["good"]
     assert await reserved_ids(backend) == []
+
+
+async def test_a_limited_task_without_its_limits_does_not_hold_up_the_others(
+    backend: SQLiteBackend, path: Path
+) -> None:
+    await backend.enqueue([new_task("bad", concurrency=Concurrency("c", 1)), new_task("good")])
+    write(path, "DELETE FROM sitq_limits")
+    assert await reserved_ids(backend) == ["good"]
+
+
+async def test_a_damaged_task_that_stands_in_a_line_does_not_hold_up_those_behind_it(
+    backend: SQLiteBackend, path: Path
+) -> None:
+    one = Concurrency("c", 1)
+    await backend.enqueue([new_task(name, concurrency=one) for name in ("first", "bad", "good")])
+    held = (await backend.reserve("w1", None, 10, LEASE)).tasks
+    assert [task.id for task in held] == ["first"]
+    write(path, "UPDATE sitq_tasks SET name = CAST(x'ff' AS TEXT) WHERE id = 'bad'")
+    await backend.complete([Succeeded(held[0].held, b"")])
+    assert await reserved_ids(backend) == ["good"]
 
 
 async def test_a_task_whose_key_another_one_has_does_not_hold_up_the_others(

@@ -23,9 +23,9 @@ def fuzz(kind: Kind, seed: int, count: int) -> dict[str, int]:
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("part", range(3))
 def test_hostile_rows_are_answered_and_hold_up_nobody(part: int) -> None:
-    figures = fuzz(rows.run, SEED + part, 250)
-    assert figures["answers"] > 2_500
-    assert figures["typed errors"] > 10
+    figures = fuzz(rows.run, SEED + part, 120)
+    assert figures["answers"] > 1_000
+    assert figures["typed errors"] > 4
 
 
 @pytest.mark.timeout(600)

@@ -278,7 +278,7 @@ class SQLiteBackend(Backend):
                 error.__cause__, sqlite3.IntegrityError
             ):
                 raise
-            if not await self._lane("write").run(checked(lambda db: damage.set_aside(db, now))):
+            if not await self._change(checked(lambda db, rings: damage.set_aside(db, now, rings))):
                 raise
             return await self._reserve(take, worker)
 

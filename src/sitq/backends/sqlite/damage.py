@@ -9,6 +9,8 @@ import logging
 import sqlite3
 from typing import Any, Final
 
+from sitq.backends.sqlite import limits
+from sitq.backends.sqlite.rings import Rings
 from sitq.model import Status
 
 logger = logging.getLogger("sitq.sqlite")
@@ -17,12 +19,14 @@ _MOST: Final = 10_000
 """How many tasks that are due are looked at in one go."""
 _LARGEST: Final = 2**62
 _CANDIDATES: Final = """
-SELECT seq FROM sitq_tasks WHERE due_at <= ? OR typeof(due_at) NOT IN ('integer', 'null') LIMIT ?
+SELECT seq FROM sitq_tasks WHERE due_at <= ? OR typeof(due_at) NOT IN ('integer', 'null')
+UNION SELECT l.seq FROM sitq_limits AS l JOIN sitq_tasks AS t ON t.seq = l.seq WHERE l.line IS NOT NULL
+LIMIT ?
 """
 _READ: Final = """
 SELECT t.id, t.name, t.queue, t.status, t.worker, t.metadata,
-    t.priority, t.due_at, t.fence, t.attempt, t.crashes, t.max_crashes, t.cancel_requested, t.edges, t.limited,
-    p.payload,
+    t.priority, coalesce(t.due_at, l.due_at), t.fence, t.attempt, t.crashes, t.max_crashes, t.cancel_requested,
+    t.edges, t.limited, p.payload,
     l.concurrency_key, l.concurrency_limit, l.rate_key, l.rate_count, l.rate_period
 FROM sitq_tasks AS t LEFT JOIN sitq_payloads AS p ON p.seq = t.seq
 LEFT JOIN sitq_limits AS l ON l.seq = t.seq AND t.limited IS NOT NULL
@@ -35,15 +39,16 @@ WHERE seq = ?
 """
 
 
-def set_aside(db: sqlite3.Connection, now: int) -> int:
-    """End the tasks that are due and cannot be read, as failed, and return how many. They stay as they are otherwise,
-    until somebody discards or repairs them.
+def set_aside(db: sqlite3.Connection, now: int, rings: Rings) -> int:
+    """End the tasks that are due, or stand in a line, and cannot be read, as failed, and return how many. They stay as
+    they are otherwise, until somebody discards or repairs them.
     """
     found = [row[0] for row in db.execute(_CANDIDATES, (now, _MOST))]
     damaged = [seq for seq in found if not _is_readable(db, seq)]
     for seq in damaged:
         logger.error("the task in row %s of sitq_tasks cannot be read, and is set aside as failed", seq)
         db.execute(_SET_ASIDE, (now, seq))
+    limits.forgo(db, damaged, now, rings)
     return len(damaged)
 
 
@@ -59,6 +64,7 @@ def _is_readable(db: sqlite3.Connection, seq: int) -> bool:
             and all(type(number) is int and abs(number) < _LARGEST for number in numbers)
             and all(number is None or type(number) is int for number in row[13:15])
             and isinstance(payload, bytes)
+            and (row[14] is None or bounds[0] is not None or bounds[2] is not None)
             and _are_bounds(*bounds)
         )
     except (sqlite3.Error, ValueError, TypeError, RecursionError):
