@@ -1,7 +1,13 @@
 """What an experiment of the laboratory is: something that is done very often, with a seed, and may break promises."""
 
+import os
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Final, NamedTuple
+
+SHORT_SEED: Final = int(os.environ.get("SITQ_LAB_SEED", "20261122"))
+"""Of the short forms, part by part. The same ones with every change, so that what fails is due to the change; long
+runs draw new ones.
+"""
 
 Progress = Callable[[int], None]
 """Told how many of a batch are done."""

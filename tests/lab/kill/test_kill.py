@@ -1,12 +1,12 @@
 """Short runs of the kill harness: real processes, one file, SIGKILL at random moments and at named points, SIGSTOP."""
 
-import os
 import re
 import sys
 
 import pytest
 
 from tests.integration.support import end_group, run_python, start_python
+from tests.lab.experiment import SHORT_SEED
 
 PARTS = 8
 KILLS = 250
@@ -18,9 +18,8 @@ pytestmark = [
 ]
 
 
-def kill(experiment: str, count: int) -> dict[str, int]:
+def kill(experiment: str, count: int, seed: int = SHORT_SEED) -> dict[str, int]:
     """Run it in a fresh interpreter, which has no threads. Returns the figures that it prints."""
-    seed = int(os.environ.get("SITQ_LAB_SEED", "0")) or int.from_bytes(os.urandom(4))
     arguments = ["tests.lab", experiment, "--count", str(count), "--seed", str(seed)]
     run = f"import runpy, sys; sys.argv = {arguments!r}; runpy.run_module('tests.lab', run_name='__main__')"
     with start_python(run) as process:
@@ -40,7 +39,7 @@ def kill(experiment: str, count: int) -> dict[str, int]:
 @pytest.mark.parametrize("part", range(PARTS))
 def test_nothing_is_lost_by_killing_workers_and_producers(part: int) -> None:
     """Each part is another run, with another seed. It has met everything that can happen, and came by every point."""
-    met = kill("kill", KILLS)
+    met = kill("kill", KILLS, SHORT_SEED + part)
     assert 0 not in met.values(), met
 
 
