@@ -135,3 +135,10 @@ def test_numbers_beyond_all_times_are_the_nearest_one() -> None:
 def test_a_path_that_is_no_file_is_refused(path: str) -> None:
     with pytest.raises(ValidationError, match="give the path of a file"):
         SQLiteBackend(path)
+
+
+async def test_what_no_task_is_to_blame_for_is_told(backend: SQLiteBackend, path: Path) -> None:
+    await backend.enqueue([new_task("good")])
+    write(path, "INSERT INTO sitq_paused (queue) VALUES (CAST(x'ff' AS TEXT))")
+    with pytest.raises(BackendError, match="not as sitq writes it"):
+        await reserved_ids(backend)
