@@ -15,13 +15,22 @@ schedule, a lease and a heartbeat are all writes to it, so nothing has to move t
     failed | cancelled -> pending   requeued: a new run; waiting, if it depends on others that have not finished
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol, cast
 
 type TaskId = str
+
+
+class _Make(Protocol):
+    def __call__[T](self, kind: type[T], fields: Iterable[Any], /) -> T: ...
+
+
+make: Final = cast(_Make, tuple.__new__)  # pyright: ignore[reportUnknownMemberType]
+"""A named tuple of all its fields, in half the time of its own constructor, which is a Python function."""
+
 
 DEFAULT_QUEUE: Final = "default"
 MIN_PRIORITY: Final = -9
@@ -180,7 +189,7 @@ class ReservedTask(NamedTuple):
 
     @property
     def held(self) -> Held:
-        return tuple.__new__(Held, self[:2])  # a quarter of the time, once a task
+        return make(Held, self[:2])
 
 
 class Reserved(NamedTuple):

@@ -37,6 +37,7 @@ from sitq.model import (
     TaskRecord,
     TaskTopic,
     WorkerRecord,
+    make,
 )
 from sitq.options import UNSET, GivenDefaults, GivenOptions, TaskOptions
 from sitq.query import check_task_id, task_query
@@ -229,7 +230,7 @@ class TaskQueue:
                 "the time to start: "
                 "use queue.options(...).enqueue(func, ...), where every argument belongs to the function"
             )
-        made: Call[Any] = tuple.__new__(Call, (func, args, kwargs))
+        made: Call[Any] = Call(func, args, kwargs)
         options = _NO_OPTIONS if eta is None else TaskOptions(eta=eta)
         if is_linked(made):
             return (await self._enqueue([made], options))[0]
@@ -370,7 +371,7 @@ class TaskQueue:
             known.rate,
             edges,
         )
-        return tuple.__new__(NewTask, fields)
+        return make(NewTask, fields)
 
     # -- Looking at them ---------------------------------------------------------------------------
 

@@ -26,6 +26,7 @@ import cloudpickle  # type: ignore[import-untyped]
 
 from sitq.errors import PayloadTooLargeError, TaskSerializationError
 from sitq.failure import reason, type_name
+from sitq.model import make
 from sitq.rules import NO_RULES, RunRules
 from sitq.serialization.about import About, CallParts, Loaded, Purpose
 from sitq.serialization.blame import blame
@@ -113,11 +114,11 @@ def decode_call(data: bytes) -> Loaded:
             if type(parts[0]) is str:
                 parts = (_function(parts[0]), *parts[1:])
             if count == 3:
-                return tuple.__new__(Call, parts), {}, NO_RULES
+                return make(Call, parts), {}, NO_RULES
             if count == 4:
-                return tuple.__new__(Call, parts[:3]), parts[3], NO_RULES
+                return make(Call, parts[:3]), parts[3], NO_RULES
             if type(parts[4]) is tuple:
-                return tuple.__new__(Call, parts[:3]), parts[3], _rules(parts[4])
+                return make(Call, parts[:3]), parts[3], _rules(parts[4])
     except BaseException as error:
         raise _unloadable("call", error) from error
     raise TaskSerializationError("these bytes are a result, not a call")

@@ -21,6 +21,7 @@ from sitq.model import (
     ReservedTask,
     Retried,
     Succeeded,
+    make,
 )
 from sitq.retry import decide, leaves
 from sitq.rules import RunRules
@@ -94,7 +95,7 @@ def judge_value(run: Run, value: Any, now: Now) -> Outcome:
     try:
         held = run.held
         result = run.codec.encode_value(value, held.id, Purpose.RESULT)
-        return tuple.__new__(Succeeded, (held, result))
+        return make(Succeeded, (held, result))
     except SitqError as error:
         # Not retried, whatever the policy: the function has done its work, and would do it again to the same end.
         return _failed(run, encode_error(error))

@@ -11,7 +11,7 @@ from typing import Any
 
 from sitq.context import CurrentTask
 from sitq.emitter import Emitter
-from sitq.model import Held, NewNote, NoteKind, Outcome, ReservedTask
+from sitq.model import Held, NewNote, NoteKind, Outcome, ReservedTask, make
 from sitq.rules import RunRules
 from sitq.serialization import Codec, Purpose
 from sitq.verbs import Verb
@@ -110,7 +110,7 @@ class Run:
 def current_of(run: Run, context: Mapping[str, Any]) -> CurrentTask:
     """What the task sees of its run."""
     reserved = run.reserved
-    return tuple.__new__(
+    return make(
         CurrentTask,
         (
             reserved.id,

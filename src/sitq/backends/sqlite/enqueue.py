@@ -13,7 +13,7 @@ from sitq.backends.sqlite.errors import checked
 from sitq.backends.sqlite.rings import Rings
 from sitq.backends.sqlite.schema import MICROSECOND, micros
 from sitq.errors import ParentNotFoundError, QueueFullError, SitqError
-from sitq.model import Enqueued, NewTask, Status, TaskId
+from sitq.model import Enqueued, NewTask, Status, TaskId, make
 
 # -- Tasks that nothing holds up: many rows a statement --------------------------------------------
 
@@ -60,9 +60,7 @@ def enqueue(
     _insert(db, _PAYLOADS, [(seq, task.payload) for seq, task in numbered])
     rings.queues.update({task.queue for _, task in numbered})
     seqs = itertools.count(last + 1)
-    return [
-        [tuple.__new__(Enqueued, (task.id, next(seqs) in created)) for task in batch] for batch in batches
-    ]
+    return [[make(Enqueued, (task.id, next(seqs) in created)) for task in batch] for batch in batches]
 
 
 def _enqueue_one(db: sqlite3.Connection, task: NewTask, now: int, rings: Rings) -> Enqueued:

@@ -25,6 +25,7 @@ from sitq.backends.sqlite.errors import commit_unknown, translated
 from sitq.backends.sqlite.files import WriteLock
 from sitq.backends.sqlite.place import Place
 from sitq.errors import BackendConnectionError, BackendTimeoutError
+from sitq.model import make
 
 type Operation[T] = Callable[[sqlite3.Connection], T]
 type Together[A, T] = Callable[[sqlite3.Connection, Sequence[A]], Sequence[T]]
@@ -141,7 +142,7 @@ class Lane:
             self.check()
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
-        job = tuple.__new__(Job, (operation, argument, future, durable, landed))
+        job = make(Job, (operation, argument, future, durable, landed))
         self._jobs.append(job)
         if not self._open:
             # Stopped from another loop after the check: unless the last drain took it, nobody will.

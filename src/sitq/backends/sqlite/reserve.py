@@ -11,7 +11,7 @@ from sitq.backends.sqlite.errors import DamagedError
 from sitq.backends.sqlite.limits import Gate, Limits, Turn
 from sitq.backends.sqlite.rings import Rings
 from sitq.backends.sqlite.schema import moment
-from sitq.model import MAX_PRIORITY, MIN_PRIORITY, Reserved, ReservedTask, TaskId
+from sitq.model import MAX_PRIORITY, MIN_PRIORITY, Reserved, ReservedTask, TaskId, make
 
 _MOST_HELD_UP: Final = 1_000
 """How many tasks one call puts in line. The next one goes on at once."""
@@ -212,7 +212,7 @@ def _taken(db: sqlite3.Connection, fence: int, turns: Sequence[Turn]) -> list[Re
     dependents = [row[-1] for row in found if row[-1] is not None]
     parents = edges.parents_of(db, dependents) if dependents else {}
     return [
-        tuple.__new__(ReservedTask, (
+        make(ReservedTask, (
             task_id, fence, name, queue, payload, attempt, crashes, max_crashes,
             None if metadata is None else json.loads(metadata), cancelled != 0, parents.get(dependent, ()),
         ))
