@@ -63,6 +63,15 @@ async def test_a_limited_task_in_no_known_state_is_not_handed_out_for_ever(
     assert await reserved_ids(backend) == []
 
 
+async def test_the_queue_of_a_task_that_is_not_due_yet_does_not_hold_up_the_others(
+    backend: SQLiteBackend, path: Path
+) -> None:
+    later = FakeClock().now() + HOUR
+    await backend.enqueue([new_task("bad", due_at=later), new_task("good"), new_task("next", due_at=later)])
+    write(path, "UPDATE sitq_tasks SET queue = CAST(x'ff' AS TEXT) WHERE id = 'bad'")
+    assert await reserved_ids(backend) == ["good"]
+
+
 async def test_a_limited_task_without_its_limits_does_not_hold_up_the_others(
     backend: SQLiteBackend, path: Path
 ) -> None:

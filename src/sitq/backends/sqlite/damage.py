@@ -23,6 +23,11 @@ SELECT seq FROM sitq_tasks WHERE due_at <= ? OR typeof(due_at) NOT IN ('integer'
 UNION SELECT l.seq FROM sitq_limits AS l JOIN sitq_tasks AS t ON t.seq = l.seq WHERE l.line IS NOT NULL
 LIMIT ?
 """
+# `reserve` reads the names of all queues, of tasks that are not due yet too.
+_NAMES: Final = "SELECT DISTINCT CAST(queue AS BLOB) FROM sitq_tasks WHERE due_at IS NOT NULL"
+_OF_QUEUE: Final = (
+    "SELECT seq FROM sitq_tasks WHERE due_at IS NOT NULL AND CAST(queue AS BLOB) = ? ORDER BY seq LIMIT ?"
+)
 _READ: Final = """
 SELECT t.id, t.name, t.queue, t.status, t.worker, t.metadata,
     t.priority, coalesce(t.due_at, l.due_at), t.fence, t.attempt, t.crashes, t.max_crashes, t.cancel_requested,
@@ -44,12 +49,23 @@ def set_aside(db: sqlite3.Connection, now: int, rings: Rings) -> int:
     they are otherwise, until somebody discards or repairs them.
     """
     found = [row[0] for row in db.execute(_CANDIDATES, (now, _MOST))]
-    damaged = [seq for seq in found if not _is_readable(db, seq)]
+    for (name,) in db.execute(_NAMES).fetchall():
+        if not _is_text(name):
+            found += [row[0] for row in db.execute(_OF_QUEUE, (name, _MOST))]
+    damaged = [seq for seq in dict.fromkeys(found) if not _is_readable(db, seq)]
     for seq in damaged:
         logger.error("the task in row %s of sitq_tasks cannot be read, and is set aside as failed", seq)
         db.execute(_SET_ASIDE, (now, seq))
     limits.forgo(db, damaged, now, rings)
     return len(damaged)
+
+
+def _is_text(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _is_readable(db: sqlite3.Connection, seq: int) -> bool:
