@@ -6,6 +6,7 @@ long run may be stopped at any moment and goes on from there.
 
 import argparse
 import random
+import signal
 import sys
 import time
 from datetime import UTC, datetime
@@ -106,7 +107,13 @@ def parsed() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 def main() -> int:
+    # Not Python's own handler: asyncio replaces that, and forgets an interrupt that comes while a loop is ending.
+    signal.signal(signal.SIGINT, interrupt)
     options = parsed()
     if options.command == "totals":
         print(ledger.table(options.ledger))
