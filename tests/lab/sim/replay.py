@@ -15,7 +15,9 @@ def main() -> None:
         for seed in options.seeds:
             trace: list[str] = []
             outcome = play_one(seed, trace)
-            known = vars(outcome.history) | {"acknowledged": sorted(outcome.history.acknowledged)}
+            known = {
+                name: sorted(of) if isinstance(of, set) else of for name, of in vars(outcome.history).items()
+            }
             whole = "\n".join([*trace, repr(known), *outcome.broken])
             digest = hashlib.sha256(whole.encode()).hexdigest()
             print(whole if options.full else f"{seed} {len(trace)} {digest}")
