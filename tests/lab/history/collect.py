@@ -34,7 +34,7 @@ def collect(database: Path, folder: Path) -> History:
     for kind in LISTED:
         setattr(history, kind.__name__.lower(), [kind(*values) for values in entries[kind.__name__]])
     records, history.noted = asyncio.run(_everything(database))
-    history.final = [_final(record) for record in records]
+    history.final = [final(record) for record in records]
     history.leftovers = [
         f"{name} is there after the last close"
         for name in (f"{database.name}-wal", f"{database.name}-shm")
@@ -84,7 +84,8 @@ def _leftovers(db: sqlite3.Connection) -> Iterator[str]:
             yield f"{count} {what}"
 
 
-def _final(record: TaskRecord) -> Final:
+def final(record: TaskRecord) -> Final:
+    """How a task stands at the end."""
     meta = dict(record.metadata or {})
     if "tick" in meta:
         meta["tick"] = datetime.fromisoformat(meta["tick"]).timestamp()

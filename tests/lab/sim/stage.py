@@ -4,18 +4,16 @@ import asyncio
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from sitq.backends.base import Backend
 from sitq.backends.sqlite import SQLiteBackend
-from sitq.failure import decode_error
-from sitq.model import NoteKind, TaskQuery, TaskRecord
+from sitq.model import NoteKind, TaskQuery
 from sitq.progress import decode_line
-from sitq.serialization import decode_value
 from tests.lab.history.checker import check
-from tests.lab.history.entries import Final, History, Noted
+from tests.lab.history.collect import final
+from tests.lab.history.entries import History, Noted
 from tests.lab.sim.cast import Players, WorkerPlan, govern, produce, work
 from tests.lab.sim.promises import Extra, cancels_hold, leases_hold, lines_arrive, pauses_hold, sound
 from tests.lab.sim.seams import SimClock, simulated
@@ -229,33 +227,13 @@ class Stage:
 
     async def _collect(self) -> None:
         for record in await self._backend.find(TaskQuery(limit=100_000, with_bytes=True)):
-            self.history.final.append(_final(record))
+            self.history.final.append(final(record))
             self.queues[record.id] = record.queue
             if (record.metadata or {}).get("says"):
                 notes = await self._backend.notes(record.id)
                 lines = [decode_line(note.data) for note in notes if note.kind is NoteKind.LOG]
                 self.history.noted += [Noted(record.id, line) for line in lines]
         await self._backend.close()
-
-
-def _final(record: TaskRecord) -> Final:
-    meta = dict(record.metadata or {})
-    if "tick" in meta:
-        meta["tick"] = datetime.fromisoformat(meta["tick"]).timestamp()
-    return Final(
-        record.id,
-        record.status,
-        record.fence,
-        record.crashes,
-        record.max_crashes,
-        record.due_at is not None,
-        None if record.result is None else decode_value(record.result),
-        None if record.error is None else decode_error(record.error).type,
-        record.attempt,
-        meta,
-        record.parents,
-        record.cancelled_by,
-    )
 
 
 DEEDS: dict[str, Callable[[Stage, Crew], None]] = {
