@@ -65,6 +65,10 @@ APP = """
         current_task().progress(40, "halfway")
 
 
+    async def loop():
+        return type(asyncio.get_running_loop()).__module__
+
+
     async def patient():
         "Says that it runs, and ends when it is allowed to."
         Path("running").touch()

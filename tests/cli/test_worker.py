@@ -265,6 +265,7 @@ def test_the_log_level(cli: Cli, how: str) -> None:
         (["-q", "a=0"], {}, "the weight of queue 'a' is 0"),
         (["--strict"], {}, "strict needs an order"),
         (["-q", "a=3", "--strict"], {}, "strict needs an order"),
+        (["--loop", "uvlop"], {}, "did you mean uvloop?"),
         (["more"], {}, "unexpected argument 'more'"),
         ([], {"SITQ_WORKER_CONCURRENCY": "many"}, "SITQ_WORKER_CONCURRENCY is 'many'"),
         ([], {"SITQ_WORKER_BURST": "maybe"}, "SITQ_WORKER_BURST is 'maybe'"),
@@ -289,6 +290,8 @@ def test_every_variable_is_in_the_help(cli: Cli) -> None:
         "LEASE",
         "EXECUTOR",
         "PROCESSES",
+        "RESOURCES",
+        "LOOP",
         "LOG_LEVEL",
         "LOG_FORMAT",
     ):
@@ -296,10 +299,46 @@ def test_every_variable_is_in_the_help(cli: Cli) -> None:
     assert "SITQ_APP" in text
 
 
+# -- The event loop --------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def on_each_loop(request: pytest.FixtureRequest, cli: Cli) -> None:
+    cli.env["SITQ_WORKER_LOOP"] = request.param
+
+
+@posix
+@pytest.mark.parametrize(
+    ("flags", "env"),
+    [
+        (["--loop", "uvloop"], {}),
+        (["--executor", "process", "--processes", 1], {"SITQ_WORKER_LOOP": "uvloop"}),
+    ],
+)
+def test_uvloop_runs_every_kind_of_task(cli: Cli, flags: list[object], env: dict[str, str]) -> None:
+    coroutine, plain = (
+        cli.run("enqueue", name, "--db", "app.db").strip() for name in ("app:loop", "os:getpid")
+    )
+    process = cli.start("worker", "app.db", "--burst", *flags, **env)
+    assert ended(process)[0] == 0
+    assert cli.run("result", coroutine, "--db", "app.db") == "uvloop\n"
+    elsewhere = cli.run("result", plain, "--db", "app.db") != f"{process.pid}\n"
+    assert elsewhere is bool(env)
+
+
+@posix
+def test_uvloop_that_is_not_installed(cli: Cli) -> None:
+    (cli.folder / "uvloop.py").write_text("raise ImportError('no such package')")
+    message = cli.run("worker", "app.db", "--loop", "uvloop", code=2)
+    assert "needs the package uvloop, which is not installed: install the extra `uvloop`" in message
+    assert not (cli.folder / "app.db").exists()
+
+
 # -- The end ---------------------------------------------------------------------------------------
 
 
 @posix
+@pytest.mark.usefixtures("on_each_loop")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_first_signal_lets_tasks_finish(cli: Cli, number: signal.Signals) -> None:
     task_id = cli.run("enqueue", "app:patient", "--db", "app.db").strip()
@@ -315,6 +354,7 @@ def test_the_first_signal_lets_tasks_finish(cli: Cli, number: signal.Signals) ->
 
 
 @posix
+@pytest.mark.usefixtures("on_each_loop")
 @pytest.mark.parametrize(("number", "expected"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_the_second_signal_gives_tasks_back(cli: Cli, number: signal.Signals, expected: int) -> None:
     task_id = cli.run("enqueue", "app:patient", "--db", "app.db").strip()
@@ -332,6 +372,7 @@ def test_the_second_signal_gives_tasks_back(cli: Cli, number: signal.Signals, ex
 
 
 @posix
+@pytest.mark.usefixtures("on_each_loop")
 def test_the_third_signal_ends_the_process_even_if_a_task_blocks_the_loop(cli: Cli) -> None:
     cli.run("enqueue", "app:blocking", "--db", "app.db")
     process = cli.start("worker", "app:queue")
@@ -346,6 +387,7 @@ def test_the_third_signal_ends_the_process_even_if_a_task_blocks_the_loop(cli: C
 
 
 @posix
+@pytest.mark.usefixtures("on_each_loop")
 @pytest.mark.parametrize("task", ["deaf", "stuck"])
 @pytest.mark.parametrize("forced", [False, True], ids=["timeout", "forced"])
 def test_a_task_that_does_not_stop_cannot_keep_the_process(cli: Cli, task: str, forced: bool) -> None:

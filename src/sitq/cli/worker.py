@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any, Final
 
 from sitq.cli import logs
@@ -23,6 +24,7 @@ _HASTE: Final = 1.0
 """The same after a forced stop."""
 
 _FLUSH: Final = 1.0
+_LOOPS: Final = ("asyncio", "uvloop")
 
 logger = logging.getLogger("sitq.cli")
 
@@ -72,6 +74,8 @@ def add(commands: Any) -> None:
            help="have so many child processes at most (one for each processor)")  # fmt: skip
     option("--resources", env="SITQ_WORKER_RESOURCES", metavar="MODULE:FUNCTION",
            help="what tasks share: a function that returns a context manager")  # fmt: skip
+    option("--loop", env="SITQ_WORKER_LOOP", convert=choice(_LOOPS), metavar="NAME",
+           help="the event loop: asyncio, or uvloop if it is installed (asyncio)")  # fmt: skip
     option("--log-level", env="SITQ_WORKER_LOG_LEVEL", convert=choice(logs.LEVELS), metavar="LEVEL",
            help=f"{', '.join(logs.LEVELS)} (info)")  # fmt: skip
     option("--log-format", env="SITQ_WORKER_LOG_FORMAT", convert=choice(logs.FORMATS), metavar="FORMAT",
@@ -102,7 +106,7 @@ def run(arguments: argparse.Namespace) -> int:
         settings["resources"] = load_function(arguments.resources)
     worker = Worker(queue, strict=bool(arguments.strict), **settings)
     code: int = Exit.FAILURE
-    with asyncio.Runner() as runner:
+    with asyncio.Runner(loop_factory=_loop_factory(arguments.loop)) as runner:
         try:
             runner.run(_work(queue, worker, until_idle=bool(arguments.burst)))
             code = Exit.OK if worker.forced_by is None else 128 + worker.forced_by
@@ -110,6 +114,21 @@ def run(arguments: argparse.Namespace) -> int:
             # From here on nothing but leftovers of tasks can take time, of which the runner would wait for some.
             threading.Thread(target=_end, args=(code,), name="sitq-end", daemon=True).start()
     return code
+
+
+def _loop_factory(name: str | None) -> Callable[[], asyncio.AbstractEventLoop] | None:
+    if name != "uvloop":
+        return None
+    try:
+        import uvloop  # noqa: PLC0415  # an extra
+    except ImportError as error:
+        raise CommandError(
+            "--loop uvloop needs the package uvloop, which is not installed: install the extra `uvloop` (not on "
+            "Windows), or leave the option out",
+            Exit.USAGE,
+        ) from error
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
 
 
 async def _work(queue: TaskQueue, worker: Worker, *, until_idle: bool) -> None:
