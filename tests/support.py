@@ -24,7 +24,7 @@ from sitq.model import (
 LEASE = timedelta(seconds=30)
 MINUTE = timedelta(minutes=1)
 HOUR = timedelta(hours=1)
-PATIENCE = 30.0
+PATIENCE = 60.0
 """Seconds until a ring that does not come fails the test. Never waited for otherwise."""
 
 ENDS: tuple[Callable[[Held], Outcome], ...] = (

@@ -15,7 +15,7 @@ import pytest
 
 from sitq import SyncTaskQueue
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 APP = """
     import asyncio
     import threading
