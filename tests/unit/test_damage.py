@@ -12,7 +12,7 @@ import pytest
 from sitq.backends.sqlite import SQLiteBackend
 from sitq.backends.sqlite.schema import moment
 from sitq.errors import BackendConnectionError, BackendError, ValidationError
-from sitq.model import Concurrency, Edge, Status, Succeeded, TaskQuery, Unique
+from sitq.model import FINISHED, Concurrency, Edge, Status, Succeeded, TaskQuery, Unique
 from tests.support import HOUR, LEASE, FakeClock, new_task, reserved_ids
 
 
@@ -52,6 +52,36 @@ async def test_a_task_that_cannot_be_read_does_not_hold_up_the_others(
     assert await reserved_ids(backend) == []
     assert (await backend.cancel(["good"]))["good"] is Status.RUNNING
     assert await backend.prune(1, ids=["bad"]) == 1
+
+
+async def test_what_depends_on_a_task_that_cannot_be_read_goes_the_way_of_a_failed_parent(
+    backend: SQLiteBackend, path: Path
+) -> None:
+    parents = [Edge("bad")]
+    children = [new_task("child", edges=parents), new_task("heir", edges=[Edge("bad", FINISHED)])]
+    await backend.enqueue([new_task("bad", metadata={}), *children, new_task("last", edges=[Edge("child")])])
+    write(path, "UPDATE sitq_tasks SET metadata = '{' WHERE id = 'bad'")
+    assert await reserved_ids(backend) == ["heir"]
+    found = {one.id: one for one in await backend.find(TaskQuery(ids=["child", "last"]))}
+    assert {one.status for one in found.values()} == {Status.CANCELLED}
+    assert {one.cancelled_by for one in found.values()} == {"bad"}
+
+
+async def test_a_child_that_cannot_be_read_either_waits_and_does_not_hold_up_the_others(
+    backend: SQLiteBackend, path: Path
+) -> None:
+    child = new_task("child", edges=[Edge("bad")])
+    await backend.enqueue([new_task("bad", metadata={}), child, new_task("good")])
+    write(path, "UPDATE sitq_tasks SET metadata = '{' WHERE id = 'bad'")
+    write(path, "UPDATE sitq_tasks SET queue = CAST(x'ff' AS TEXT) WHERE id = 'child'")
+    assert await reserved_ids(backend) == ["good"]
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute(
+            "SELECT id, status FROM sitq_tasks WHERE due_at IS NULL ORDER BY seq"
+        ).fetchall() == [
+            ("bad", "failed"),
+            ("child", "waiting"),
+        ]
 
 
 async def test_a_limited_task_in_no_known_state_is_not_handed_out_for_ever(

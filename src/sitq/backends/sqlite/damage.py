@@ -9,7 +9,7 @@ import logging
 import sqlite3
 from typing import Any, Final
 
-from sitq.backends.sqlite import limits
+from sitq.backends.sqlite import edges, limits
 from sitq.backends.sqlite.rings import Rings
 from sitq.model import Status
 
@@ -57,7 +57,22 @@ def set_aside(db: sqlite3.Connection, now: int, rings: Rings) -> int:
         logger.error("the task in row %s of sitq_tasks cannot be read, and is set aside as failed", seq)
         db.execute(_SET_ASIDE, (now, seq))
     limits.forgo(db, damaged, now, rings)
+    for seq in damaged:
+        _tell_children(db, seq, now, rings)
     return len(damaged)
+
+
+def _tell_children(db: sqlite3.Connection, seq: int, now: int, rings: Rings) -> None:
+    """Cancel or release those that wait for it, as after any other failure. If one of them cannot be read either, they
+    wait until somebody repairs or discards them.
+    """
+    db.execute("SAVEPOINT children")
+    try:
+        edges.end(db, [(seq, Status.FAILED)], now, rings)
+    except (sqlite3.Error, ValueError, TypeError):
+        logger.error("what depends on the task in row %s of sitq_tasks cannot be read, and waits", seq)
+        db.execute("ROLLBACK TO children")
+    db.execute("RELEASE children")
 
 
 def _is_text(data: bytes) -> bool:
