@@ -49,6 +49,35 @@ def test_totals_are_told_by_experiment(tmp_path: Path) -> None:
     assert "| kill | 20 kills | 2 | 0 | 0.00 | 2026-03-01 |" in ledger.table(path)
 
 
+# -- A run -----------------------------------------------------------------------------------------
+
+
+@posix
+@pytest.mark.parametrize(
+    ("experiment", "count", "unit"),
+    [
+        ("kill", 5, "kills"),
+        ("kill-command", 2, "kills"),
+        ("simulate", 3, "schedules"),
+        ("storage", 10, "crash points"),
+        ("faults", 3, "faulty runs"),
+        ("model", 50, "steps"),
+        ("fuzz", 10, "cases"),
+        ("planted", 1, "planted bugs"),
+    ],
+)
+def test_each_experiment_can_be_run_and_is_entered(
+    experiment: str, count: int, unit: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "ledger"
+    done = run_python(
+        laboratory(experiment, "--until", count, "--count", count, "--ledger", path), timeout=PATIENCE
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.endswith(f" {unit} in {path}\n")
+    assert ledger.total(path, experiment) >= count
+
+
 # -- A run that is stopped -------------------------------------------------------------------------
 
 

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -64,28 +65,31 @@ def plant(bug: Bug, source: Path) -> None:
     path.write_text(text.replace(bug.old, bug.new))
 
 
-def all_tests() -> tuple[str, ...]:
-    """What all bugs together ask for."""
-    return tuple(sorted({test for bug in BUGS for test in bug.tests}))
+def all_tests(bugs: Iterable[Bug] = BUGS) -> tuple[str, ...]:
+    """What these bugs together ask for."""
+    return tuple(sorted({test for bug in bugs for test in bug.tests}))
 
 
 def planted(seed: int, count: int, progress: Progress) -> Batch:
     """Run the tests of so many bugs, chosen by the seed if that is not all of them, and print a table."""
-    chosen = set(random.Random(seed).sample(range(len(BUGS)), min(count, len(BUGS))))
+    places = random.Random(seed).sample(range(len(BUGS)), min(count, len(BUGS)))
+    chosen = [BUGS[place] for place in sorted(places)]
     cpu, caught, broken = 0.0, 0, list[str]()
     print("| planted bug | file | caught by | s | s of CPU |\n|---|---|---|---|---|")
     with Trials() as trials:
-        control = trials.run(all_tests())
+        control = trials.run(all_tests(chosen))
         if control.failed is not None or not control.answered:
             broken.append(f"without a bug, too: {control.failed}: {control.reason}")
-        for number, bug in enumerate(bug for index, bug in enumerate(BUGS) if index in chosen):
+        for number, bug in enumerate(chosen):
             verdict = trials.run(bug.tests, bug)
             cpu += verdict.cpu
             if verdict.failed is None:
                 broken.append(f"{bug.name} was not noticed: {verdict.reason}")
-            caught = (verdict.failed or "NOTHING").replace("|", "\\|")
+            else:
+                caught += 1
+            test = (verdict.failed or "NOTHING").replace("|", "\\|")
             print(
-                f"| {bug.name} | {bug.file} | {caught} | {verdict.seconds:.1f} | {verdict.cpu:.1f} |",
+                f"| {bug.name} | {bug.file} | {test} | {verdict.seconds:.1f} | {verdict.cpu:.1f} |",
                 flush=True,
             )
             progress(number + 1)
