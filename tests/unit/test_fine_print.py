@@ -6,6 +6,7 @@ Mutation testing found that nothing else looks at these.
 import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from zlib import crc32
 
 import pytest
 
@@ -283,6 +284,11 @@ def test_code_by_value_is_of_one_python() -> None:
     assert pack("mine", b"data")[at : at + 2] == b"\0\0"
     said = str(other_python("call", 3, 9))
     assert f"from Python 3.9, and this is Python {PYTHON[0]}.{PYTHON[1]}: bytecode" in said
+    for major, minor in ((4, 0), (3, 9)):
+        head = data[:at] + bytes([major, minor])
+        foreign = head + crc32(b"code", crc32(head)).to_bytes(4) + b"code"
+        with pytest.raises(TaskSerializationError, match=f"^this call .* from Python {major}.{minor}, and"):
+            unpack(foreign, "mine", "call")
 
 
 def test_bytes_that_are_too_short_have_no_name() -> None:

@@ -129,7 +129,8 @@ def test_a_verb_counts_raised_or_returned_and_whatever_stops_the_run(
     cancelled = outcome(Cancel("not needed"))
     assert isinstance(cancelled, Cancelled)
     assert cancelled.error is not None
-    assert decode_error(cancelled.error).message == "not needed"
+    reason = decode_error(cancelled.error)
+    assert (reason.type, reason.message) == ("cancelled", "not needed")
     retried = outcome(Retry(90))
     assert isinstance(retried, Retried)
     assert retried.at == NOW + timedelta(seconds=90)
@@ -169,7 +170,9 @@ def test_a_verb_of_any_make_does_no_harm() -> None:
     bad = Cancel("x")
     bad.reason = 5  # type: ignore[assignment]
     assert isinstance(judge_error(a_run(), bad, now), Failed)
-    assert isinstance(judge_value(a_run(), Worse(), now), Failed)
+    assert told(judge_value(a_run(), Worse(), now)) == (Failed, "ZeroDivisionError"), (
+        "what went wrong is told"
+    )
 
 
 # -- A run that raised -----------------------------------------------------------------------------
@@ -206,6 +209,14 @@ def test_attempts_run_out() -> None:
     alone = judge_error(a_run(rules=RunRules()), ValueError("no"), now)
     assert isinstance(alone, Failed)
     assert not decode_error(alone.error).exhausted, "one attempt is not several"
+
+
+def test_the_wait_is_spread_as_the_policy_says() -> None:
+    spread = RetryPolicy(max_attempts=2, backoff="constant", base=10, jitter="full")
+    made = [judge_error(a_run(rules=RunRules(spread)), ValueError(), now) for _ in range(20)]
+    waits = [outcome.at for outcome in made if isinstance(outcome, Retried)]
+    assert len(waits) == 20
+    assert NOW <= min(waits) < max(waits) <= AGAIN
 
 
 CUT_OFF = [
