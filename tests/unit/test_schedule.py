@@ -186,7 +186,8 @@ def test_it_does_not_matter_from_where_one_counts(cron: str, tz: str, start: dat
 def test_the_zone_of_the_process_does_not_matter() -> None:
     code = (
         "from datetime import *; from itertools import islice; from sitq.schedule import *;"
-        "made = [make_schedule('a', cron='30 2 * * *', tz='Europe/Berlin'), make_schedule('b', every=7000)];"
+        "made = [make_schedule('a', cron='30 2 * * *', tz='Europe/Berlin'), make_schedule('b', every=7000),"
+        "make_schedule('c', cron='*/20 * * * *', tz='Asia/Kathmandu')];"
         "print([str(tick) for one in made for tick in islice(ticks(one, datetime(2026, 3, 27, tzinfo=UTC)), 5)])"
     )
     printed = {
@@ -196,7 +197,9 @@ def test_the_zone_of_the_process_does_not_matter() -> None:
         for zone in ("UTC", "America/New_York", "Australia/Lord_Howe")
     }
     assert len(printed) == 1
-    assert b"2026-03-29 01:00:00+00:00" in printed.pop()
+    found = printed.pop()
+    assert b"2026-03-29 01:00:00+00:00" in found
+    assert b"2026-03-27 00:15:00+00:00" in found
 
 
 # -- What is due -----------------------------------------------------------------------------------
