@@ -254,6 +254,14 @@ async def test_a_release_rings_the_queue_of_the_child(backend: Backend) -> None:
         assert await signal.wait(PATIENCE)
 
 
+async def test_a_release_by_a_cancel_rings_the_queue_of_the_child(backend: Backend) -> None:
+    await backend.enqueue([new_task("a"), child("b", "a", accepts=FINISHED, queue="images")])
+
+    async with backend.listen([QueueTopic("images")]) as signal:
+        await backend.cancel(["a"])
+        assert await signal.wait(PATIENCE)
+
+
 async def test_its_own_start_counts_from_the_release_on(backend: Backend, clock: FakeClock) -> None:
     await backend.enqueue([new_task("a"), child("late", "a", due_at=clock.now() + HOUR)])
     await backend.enqueue([child("soon", "a", due_at=clock.now() + MINUTE)])

@@ -7,7 +7,7 @@ from itertools import product
 import pytest
 
 from sitq.backends.base import Backend
-from sitq.model import Held, Retried, Status, Succeeded, TaskQuery, TaskRecord
+from sitq.model import Failed, Held, Retried, Status, Succeeded, TaskQuery, TaskRecord
 from tests.support import LEASE, FakeClock, everything, found_ids, new_task, new_tasks, record, running
 
 SECOND = timedelta(seconds=1)
@@ -89,15 +89,17 @@ async def test_at_most_the_limit(backend: Backend, limit: int) -> None:
 
 async def test_bytes_only_when_asked(backend: Backend) -> None:
     await backend.complete([Succeeded(await running(backend, new_task("a", payload=b"call")), b"result")])
-    await backend.enqueue([new_task("b")])
+    await backend.complete([Failed(await running(backend, new_task("b", payload=b"call")), b"error")])
+    await backend.enqueue([new_task("c")])
 
     without = await backend.find(TaskQuery())
     with_bytes = await backend.find(TaskQuery(with_bytes=True))
 
-    assert [(task.payload, task.result, task.error) for task in without] == [(None, None, None)] * 2
-    assert [(task.payload, task.result) for task in with_bytes] == [
-        (b"payload of b", None),
-        (b"call", b"result"),
+    assert [(task.payload, task.result, task.error) for task in without] == [(None, None, None)] * 3
+    assert [(task.payload, task.result, task.error) for task in with_bytes] == [
+        (b"payload of c", None, None),
+        (b"call", None, b"error"),
+        (b"call", b"result", None),
     ]
 
 
