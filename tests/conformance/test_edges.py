@@ -157,6 +157,18 @@ async def test_a_parent_that_was_not_stored_for_its_key_stands_for_the_holder(ba
     assert await reserved_ids(backend) == ["c"]
 
 
+async def test_the_holder_may_be_in_the_same_batch(backend: Backend) -> None:
+    key = Unique("key")
+
+    await backend.enqueue(
+        [new_task("first", unique=key), new_task("second", unique=key), child("c", "second")]
+    )
+
+    assert (await record(backend, "c")).parents == ("first",)
+    await finish_next(backend)
+    assert await reserved_ids(backend) == ["c"]
+
+
 async def finish_next(backend: Backend) -> TaskId:
     [task] = (await backend.reserve("w1", None, 1, LEASE)).tasks
     await backend.complete([Succeeded(task.held, b"")])

@@ -398,6 +398,14 @@ async def test_an_instant_that_has_passed_frees_it_though_the_task_goes_on(
     assert await holder(backend) == "b"
 
 
+async def test_two_in_one_batch_until_an_instant(backend: Backend, clock: FakeClock) -> None:
+    answers = await backend.enqueue([keyed("a", clock.now() + HOUR), keyed("b", clock.now() + 2 * HOUR)])
+
+    assert answers == [Enqueued("a", created=True), Enqueued("a", created=False)]
+    clock.advance(HOUR)
+    assert await holder(backend) == "nobody"
+
+
 async def test_an_instant_in_the_past_takes_no_key(backend: Backend, clock: FakeClock) -> None:
     answers = await backend.enqueue([keyed("a", clock.now()), keyed("b", clock.now() - HOUR), keyed("c")])
 
