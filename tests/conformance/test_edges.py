@@ -580,6 +580,37 @@ async def test_an_id_that_is_used_again_is_another_task(backend: Backend) -> Non
     assert await states(backend) == {"b": "success", "a": "cancelled", "c": "cancelled"}
 
 
+async def test_a_parent_may_go_before_its_child(backend: Backend) -> None:
+    await backend.enqueue([new_task("a"), child("b", "a")])
+    await finish_next(backend)
+    await finish_next(backend)
+
+    for task_id in ("a", "b"):
+        assert await backend.prune(10, ids=[task_id]) == 1
+
+    assert await everything(backend) == []
+
+
+async def test_an_id_that_is_used_again_has_no_edges_of_before(backend: Backend) -> None:
+    await backend.enqueue([new_task("a"), child("b", "a")])
+    await backend.cancel(["b"])
+    await backend.prune(10, ids=["b"])
+
+    held = await running(backend, new_task("b"))
+    await backend.complete([Released(held)])
+    assert (await record(backend, "b")).status is Status.PENDING
+
+
+async def test_an_id_that_is_used_again_has_no_failed_parent_of_before(backend: Backend) -> None:
+    await backend.enqueue([new_task("a"), child("b", "a")])
+    await backend.cancel(["a"])
+    await backend.prune(10, ids=["b"])
+
+    await ended(backend, "b", lambda held: Failed(held, b"error"))
+    assert await backend.requeue(["b"]) == ["b"]
+    assert await reserved_ids(backend) == ["b"]
+
+
 # -- Many ------------------------------------------------------------------------------------------
 
 

@@ -164,6 +164,15 @@ async def test_a_cancelled_one_uses_no_start(backend: Backend) -> None:
     assert await reserved_ids(backend) == ["b"]
 
 
+async def test_a_rate_of_which_none_started_goes_with_its_tasks(backend: Backend) -> None:
+    await backend.enqueue([paced("a")])
+    await backend.cancel(["a"])
+    assert await backend.prune(10, ids=["a"]) == 1
+    await backend.enqueue([paced("b"), paced("c")])
+
+    assert await reserved_ids(backend) == ["b"]
+
+
 async def test_a_start_stays_counted_though_its_task_is_gone(backend: Backend, clock: FakeClock) -> None:
     await running(backend, paced("a", result_ttl=timedelta(0)))
     await finish(backend, "a")
