@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
@@ -97,6 +97,22 @@ async def test_retried(backend: Backend, clock: FakeClock) -> None:
     assert await record(backend, held.id) == replace(
         before, status=Status.PENDING, due_at=at, worker=None, started_at=None, error=b"error"
     )
+
+
+@pytest.mark.parametrize(
+    "make", [lambda held, at: Retried(held, at, b""), Released], ids=["retried", "released"]
+)
+async def test_the_next_start_is_kept_in_utc(
+    backend: Backend, clock: FakeClock, make: Callable[[Held, datetime], Outcome]
+) -> None:
+    at = clock.now() + HOUR
+
+    await backend.complete([make(await running(backend, new_task("a")), at.astimezone(timezone(2 * HOUR)))])
+
+    due_at = (await record(backend, "a")).due_at
+    assert due_at == at
+    assert due_at is not None
+    assert due_at.tzinfo is UTC
 
 
 async def test_released_gives_the_attempt_back_but_not_the_fence(backend: Backend, clock: FakeClock) -> None:

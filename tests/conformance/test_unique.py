@@ -146,7 +146,7 @@ async def test_the_record_says_what_was_asked(backend: Backend, unique: Unique |
 
     assert (await record(backend, "a")).unique == listed.unique == unique
     if listed.unique and isinstance(listed.unique.until, datetime):
-        assert listed.unique.until.utcoffset() == timedelta(0)
+        assert listed.unique.until.tzinfo is UTC
 
 
 # -- An id that is there comes before the key ------------------------------------------------------
