@@ -10,7 +10,7 @@ from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import NamedTuple
 
-from sitq.schedule import make_schedule, ticks
+from sitq.schedule import make_schedule, next_tick, ticks
 
 BEGIN, END = datetime(2000, 1, 1, tzinfo=UTC), datetime(2041, 1, 1, tzinfo=UTC)
 MINUTE, DAY = timedelta(minutes=1), timedelta(days=1)
@@ -163,6 +163,13 @@ def test_an_hour_full_of_ticks_that_is_skipped_runs_once() -> None:
     schedule = make_schedule("one", cron="*/20 2 * * *", tz="Europe/Berlin")
     found = takewhile(lambda tick: tick.day < 31, ticks(schedule, datetime(2026, 3, 28, 12, tzinfo=UTC)))
     assert [f"{tick:%d %H:%M}" for tick in found] == ["29 01:00", "30 00:00", "30 00:20", "30 00:40"]
+
+
+def test_each_minute_that_is_skipped_runs_at_the_same_instant() -> None:
+    after = datetime(2026, 3, 28, 12, tzinfo=UTC)
+    for minute in range(60):
+        schedule = make_schedule("one", cron=f"{minute} 2 * * *", tz="Europe/Berlin")
+        assert next_tick(schedule, after) == datetime(2026, 3, 29, 1, tzinfo=UTC)
 
 
 def test_every_other_hour_means_the_even_ones() -> None:
