@@ -123,14 +123,14 @@ def test_an_async_backoff_is_refused() -> None:
     async def later(attempt: int) -> float:
         return 1
 
-    with pytest.raises(ValidationError, match="^backoff is an async function"):
+    with pytest.raises(ValidationError, match=r"^backoff is an async function"):
         RetryPolicy(backoff=later)  # type: ignore[arg-type]
 
 
 def test_base_and_max_delay_contradict_each_other() -> None:
-    with pytest.raises(ValidationError, match="^base is more than max_delay"):
+    with pytest.raises(ValidationError, match=r"^base is more than max_delay"):
         RetryPolicy(base=2, max_delay=1)
-    with pytest.raises(ValidationError, match="^base is -1 s"):
+    with pytest.raises(ValidationError, match=r"^base is -1 s"):
         RetryPolicy(base=-1, max_delay=1)
     assert RetryPolicy(base=1, max_delay=1).base == 1.0
 
