@@ -74,6 +74,10 @@ def test_names_that_are_refused(name: Any) -> None:
         make_schedule(name, every=60)
 
 
+def test_a_name_of_150_characters() -> None:
+    assert make_schedule("x" * 150, every=60).name == "x" * 150
+
+
 def test_what_is_kept() -> None:
     made = make_schedule("one", cron="  0   3 * * mon ", tz="Europe/Berlin")
     assert made == Schedule(
@@ -94,6 +98,14 @@ def test_without_a_time_zone_database_that_is_said(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(zoneinfo, "available_timezones", set)
     with pytest.raises(ValidationError, match="install the package tzdata"):
         make_schedule("one", cron="0 3 * * *", tz="Nowhere/Town")
+
+
+def test_without_a_time_zone_database_there_is_utc(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> None:
+        raise zoneinfo.ZoneInfoNotFoundError(name)
+
+    monkeypatch.setattr(zoneinfo, "ZoneInfo", missing)
+    assert first(1, cron="0 3 * * *") == ["03-02T03:00:00"]
 
 
 @given(st.text(alphabet="0123456789*/,-#LWMON @", max_size=30))
