@@ -66,6 +66,8 @@ def test_what_is_refused_and_why(fields: dict[str, Any], message: str) -> None:
 def test_ticks_that_never_come_end(cron: str) -> None:
     """`make_schedule` refuses these. Who iterates over one all the same does not do so for ever."""
     assert list(cron_ticks(cron, UTC, NOW)) == []
+    never = Schedule(name="one", cron=cron, every=None, tz="UTC", misfire="latest", overlap="skip")
+    assert next_tick(never, NOW) is None
 
 
 @pytest.mark.parametrize("name", ["", "x" * 151, "a\nb", None])
