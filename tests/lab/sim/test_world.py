@@ -18,15 +18,23 @@ def run(world: World, work: Any, until: float = 100.0) -> Any:
 
 
 def test_what_is_private_to_asyncio_is_there() -> None:
-    ran: list[int] = []
-    handle = asyncio.Handle(ran.append, (1,), Process(World(1), "one").loop)
-    assert handle._cancelled is False  # type: ignore[attr-defined]
-    handle._run()
-    handle.cancel()
-    assert (ran, handle._cancelled) == ([1], True)  # type: ignore[attr-defined]
     before = asyncio._get_running_loop()
     asyncio.events._set_running_loop(None)
     asyncio.events._set_running_loop(before)
+
+
+def test_a_turn_that_is_cancelled_never_comes() -> None:
+    said: list[str] = []
+    loop = Process(World(1), "one").loop
+    turns = [loop.call_soon(said.append, "soon"), loop.call_later(1, said.append, "later")]
+    loop.call_later(2, said.append, "last")
+    for turn in turns:
+        assert not turn.cancelled()
+        turn.cancel()
+        assert turn.cancelled()
+    loop.world.run(lambda: bool(said), 10.0)
+    assert said == ["last"]
+    assert turns[1].when() == 1.0
 
 
 def test_time_jumps_to_the_next_timer_and_nothing_waits() -> None:

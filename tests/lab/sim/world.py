@@ -3,8 +3,7 @@
 Nothing in it waits and nothing runs at the same time as anything else; which of the threads goes next is drawn from
 the seed. When nobody has anything to do, time jumps to the next timer. So a run is a function of its seed.
 
-Rests on what is private to handles of asyncio, and on `_set_running_loop`, which is there for makers of loops.
-`test_world.py` pins both.
+Rests on `_set_running_loop`, which is there for makers of loops. `test_world.py` pins it.
 """
 
 import asyncio
@@ -13,7 +12,7 @@ import random
 from asyncio import events
 from collections import Counter, deque
 from collections.abc import Callable, Coroutine
-from contextvars import Context
+from contextvars import Context, copy_context
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any
@@ -33,6 +32,37 @@ class Overdue(Exception):
     """The work was not done by its time."""
 
 
+class Turn:
+    """A callback that waits for its turn: what asyncio asks of a handle, and no more, for there are hundreds of them.
+
+    Attributes:
+        callback: None when it was cancelled.
+    """
+
+    __slots__ = ("_when", "args", "callback", "context")
+
+    def __init__(
+        self,
+        callback: Callable[..., object],
+        args: tuple[Any, ...],
+        context: Context | None,
+        when: float = 0.0,
+    ) -> None:
+        self.callback: Callable[..., object] | None = callback
+        self.args = args
+        self.context = copy_context() if context is None else context
+        self._when = when
+
+    def when(self) -> float:
+        return self._when
+
+    def cancel(self) -> None:
+        self.callback, self.args = None, ()
+
+    def cancelled(self) -> bool:
+        return self.callback is None
+
+
 class Strand:
     """A thread of a simulated process: what is ready on it runs in order, while it is not paused.
 
@@ -45,18 +75,18 @@ class Strand:
         self.process = process
         self.world = process.world
         self.name = f"{process.name}.{name}"
-        self.ready: deque[asyncio.Handle] = deque()
+        self.ready: deque[Turn] = deque()
         self.paused_until = self.free_at = 0.0
         self.closed = False
 
-    def add(self, handle: asyncio.Handle) -> None:
+    def add(self, turn: Turn) -> None:
         """Run this when it is its turn. Of the dead it is kept: to let go of it would run their clean-up."""
         if self.closed or self.process.dead:
-            self.world.graves.append(handle)
+            self.world.graves.append(turn)
             return
         if not self.ready:
             self.world.busy.append(self)
-        self.ready.append(handle)
+        self.ready.append(turn)
 
     def pause(self, span: float) -> None:
         """Stand still for so many seconds."""
@@ -67,14 +97,9 @@ class Strand:
         """Call this on the strand after so many seconds."""
         self.world.at(self.world.now + delay, self, callback, args)
 
-    def get_debug(self) -> bool:
-        return False
-
-    def call_exception_handler(self, context: dict[str, Any]) -> None:
-        self.world.complain(self, context)
-
-    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
-        pass
+    def running_loop(self) -> asyncio.AbstractEventLoop | None:
+        """What asyncio finds to be running while something runs here."""
+        return None
 
     def queue(self, delay: float, callback: Callable[..., object], *args: Any) -> None:
         """Call this when what was queued before is done, and so many seconds more have passed."""
@@ -89,26 +114,31 @@ class SimLoop(Strand, asyncio.AbstractEventLoop):
         super().__init__(process, name)
         self._factory: Any = None
 
+    def running_loop(self) -> asyncio.AbstractEventLoop | None:
+        return self
+
+    def get_debug(self) -> bool:
+        return False
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        self.world.complain(self, context)
+
     def time(self) -> float:
         return self.world.now
 
-    def call_soon(self, callback: Any, *args: Any, context: Context | None = None) -> asyncio.Handle:
+    def call_soon(self, callback: Any, *args: Any, context: Context | None = None) -> Any:
         if self.closed:
             raise RuntimeError("Event loop is closed")
-        handle = asyncio.Handle(callback, args, self, context)
-        self.add(handle)
-        return handle
+        turn = Turn(callback, args, context)
+        self.add(turn)
+        return turn
 
     call_soon_threadsafe = call_soon
 
-    def call_at(
-        self, when: float, callback: Any, *args: Any, context: Context | None = None
-    ) -> asyncio.TimerHandle:
+    def call_at(self, when: float, callback: Any, *args: Any, context: Context | None = None) -> Any:
         return self.world.at(when, self, callback, args, context)
 
-    def call_later(
-        self, delay: float, callback: Any, *args: Any, context: Context | None = None
-    ) -> asyncio.TimerHandle:
+    def call_later(self, delay: float, callback: Any, *args: Any, context: Context | None = None) -> Any:
         return self.world.at(self.world.now + delay, self, callback, args, context)
 
     def create_future(self) -> asyncio.Future[Any]:
@@ -212,7 +242,7 @@ class World:
         self.errors: list[str] = []
         self.met: Counter[str] = Counter()
         self.net = Network(self.rng, self.met)
-        self._timers: list[tuple[float, int, Strand, asyncio.Handle]] = []
+        self._timers: list[tuple[float, int, Strand, Turn]] = []
         self._order = count()
         self.busy: list[Strand] = []
         self.graves: list[Any] = []
@@ -239,10 +269,10 @@ class World:
         callback: Callable[..., object],
         args: tuple[Any, ...],
         context: Context | None = None,
-    ) -> asyncio.TimerHandle:
-        handle = asyncio.TimerHandle(when, callback, args, strand, context)  # type: ignore[arg-type]
-        heapq.heappush(self._timers, (when, next(self._order), strand, handle))
-        return handle
+    ) -> Turn:
+        turn = Turn(callback, args, context, when)
+        heapq.heappush(self._timers, (when, next(self._order), strand, turn))
+        return turn
 
     def bury(self, strand: Strand) -> None:
         self.graves += [*strand.ready, strand]
@@ -257,36 +287,43 @@ class World:
             Deadlock: Nothing is left that could be run.
             Overdue: It is not done when the time is `until`.
         """
-        before = events._get_running_loop()
+        before, enter = events._get_running_loop(), events._set_running_loop
         try:
             while not done():
-                self._step(until)
+                strand = self._next_strand(until)
+                turn = self._next_turn(strand)
+                callback = turn.callback
+                if callback is None:
+                    continue
+                self.now += STEP
+                if self.trace is not None:
+                    self.tell(strand.name, _name(callback))
+                enter(strand.running_loop())
+                try:
+                    turn.context.run(callback, *turn.args)
+                except (SystemExit, KeyboardInterrupt):
+                    raise
+                except BaseException as error:  # as asyncio does
+                    self.complain(strand, {"message": f"in {_name(callback)}", "exception": error})
         finally:
-            events._set_running_loop(before)
+            enter(before)
 
-    def _step(self, until: float) -> None:
-        strand = self._next_strand(until)
+    def _next_turn(self, strand: Strand) -> Turn:
         ready = strand.ready
         if self.shuffled and len(ready) > 1:
             ready.rotate(-self.rng.randrange(len(ready)))
-        handle = ready.popleft()
+        turn = ready.popleft()
         if not ready:
             self.busy.remove(strand)
-        if handle._cancelled:  # type: ignore[attr-defined]
-            return
-        self.now += STEP
-        if self.trace is not None:
-            self.tell(strand.name, _name(handle))
-        events._set_running_loop(strand if isinstance(strand, SimLoop) else None)
-        handle._run()
+        return turn
 
     def _next_strand(self, until: float) -> Strand:
         while True:
             now, timers = self.now, self._timers
             while timers and timers[0][0] <= now:
-                _, _, strand, handle = heapq.heappop(timers)
-                if not handle._cancelled:  # type: ignore[attr-defined]
-                    strand.add(handle)
+                _, _, strand, turn = heapq.heappop(timers)
+                if turn.callback is not None:
+                    strand.add(turn)
             awake = self.busy
             if now < self.paused_until:
                 awake = [strand for strand in awake if strand.paused_until <= now]
@@ -312,8 +349,7 @@ class World:
             self.errors.append(f"{loop.name}: {context.get('message')}: {context.get('exception')!r}")
 
 
-def _name(handle: asyncio.Handle) -> str:
-    callback: Any = handle._callback  # type: ignore[attr-defined]
+def _name(callback: Any) -> str:
     owner = getattr(callback, "__self__", None)
     name = getattr(callback, "__qualname__", type(callback).__name__)
     coro = owner.get_coro() if isinstance(owner, asyncio.Task) else None
