@@ -10,19 +10,23 @@ import signal
 import sys
 import time
 from datetime import UTC, datetime
+from importlib import import_module
 from pathlib import Path
 
 from tests.lab import ledger
 from tests.lab.experiment import Batch, Experiment
-from tests.lab.fuzz.harness import FUZZ
-from tests.lab.kill.harness import KILL, KILL_COMMAND
-from tests.lab.model.harness import MODEL
-from tests.lab.planted.harness import PLANTED
-from tests.lab.sim.simulate import SIMULATE
-from tests.lab.storage.power import STORAGE
-from tests.lab.storage.sweep import FAULTS
 
-EXPERIMENTS = (KILL, KILL_COMMAND, SIMULATE, STORAGE, FAULTS, MODEL, FUZZ, PLANTED)
+EXPERIMENTS = {
+    "kill": "tests.lab.kill.harness:KILL",
+    "kill-command": "tests.lab.kill.harness:KILL_COMMAND",
+    "simulate": "tests.lab.sim.simulate:SIMULATE",
+    "storage": "tests.lab.storage.power:STORAGE",
+    "faults": "tests.lab.storage.sweep:FAULTS",
+    "model": "tests.lab.model.harness:MODEL",
+    "fuzz": "tests.lab.fuzz.harness:FUZZ",
+    "planted": "tests.lab.planted.harness:PLANTED",
+}
+"""Where they are, by name: to import all of them takes longer than some runs."""
 
 
 class Bar:
@@ -86,12 +90,19 @@ def until(experiment: Experiment, wanted: int, size: int, path: Path) -> int:
     return 0
 
 
+def experiments(arguments: list[str]) -> list[Experiment]:
+    """The one that is asked for; all of them if somebody only looks."""
+    places = [EXPERIMENTS[word] for word in arguments[:1] if word in EXPERIMENTS] or EXPERIMENTS.values()
+    parts = [place.split(":") for place in places]
+    return [getattr(import_module(module), name) for module, name in parts]
+
+
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m tests.lab", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    for one in EXPERIMENTS:
+    for one in experiments(sys.argv[1:]):
         command = commands.add_parser(one.name, help=one.about, description=one.about)
         command.add_argument("--count", type=int, help=f"how many {one.unit} at once ({one.batch:,})")
         command.add_argument("--seed", type=int, help="repeat the choices of another run")

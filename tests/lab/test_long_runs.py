@@ -14,6 +14,7 @@ import pytest
 
 from tests.integration.support import end_group, run_python, start_python
 from tests.lab import ledger
+from tests.lab.__main__ import EXPERIMENTS, experiments
 
 PATIENCE = 120.0
 ENTRY = ledger.Entry(
@@ -49,7 +50,12 @@ def test_totals_are_told_by_experiment(tmp_path: Path) -> None:
     assert "| kill | 20 kills | 2 | 0 | 0.00 | 2026-03-01 |" in ledger.table(path)
 
 
-# -- A run -----------------------------------------------------------------------------------------
+# -- What it can do --------------------------------------------------------------------------------
+
+
+def test_experiments_are_found_by_their_names_and_only_one_is_loaded() -> None:
+    assert [one.name for one in experiments([])] == [*EXPERIMENTS]
+    assert [one.name for one in experiments(["simulate", "--count", "kill"])] == ["simulate"]
 
 
 @posix
