@@ -74,7 +74,7 @@ async def produce(process: Process, wire: Wire, number: int, players: Players) -
             players.history.acknowledged.update(map(str, handles))
             if rng.random() < 0.3:
                 players.history.acknowledged.update(map(str, await _followers(rng, queue, handles)))
-        await asyncio.sleep(rng.random() * 1.5)
+        await asyncio.sleep(rng.random() * 0.6)
 
 
 async def _enqueue(process: Process, queue: TaskQueue, rng: random.Random) -> list[Any]:
@@ -116,7 +116,7 @@ async def govern(process: Process, wire: Wire, until: float, players: Players, *
         options: dict[str, Any] = {"misfire": "all", "overlap": "allow"}
         await insist(lambda: queue.schedule(SCHEDULE, call(quick), every=1, **options), process)
     while world.now < until:
-        await asyncio.sleep(rng.random() * 1.5)
+        await asyncio.sleep(rng.random())
         with suppress(SitqError):
             await rng.choice((_cancel, _requeue, _requeue, _pause, _look))(process, wire, players)
     if ticks:
@@ -146,7 +146,7 @@ async def _requeue(process: Process, wire: Wire, players: Players) -> None:
     failed = await wire.find(TaskQuery(statuses=[Status.FAILED], limit=20))
     asked = {wish.id for wish in players.extra.asked}
     await wire.requeue_as_seen(
-        [task for task in failed if task.id not in asked and process.world.rng.random() < 0.7]
+        [task for task in failed if task.id not in asked and process.world.rng.random() < 0.9]
     )
 
 

@@ -36,11 +36,14 @@ def store_of(seed: int) -> Store:
 
 
 def play_one(seed: int, trace: list[str] | None = None, store: Store | None = None) -> Outcome:
-    """Play the schedule of this seed in a folder that is gone afterwards."""
+    """Play the schedule of this seed, in a folder that is gone afterwards if its storage has files."""
+    store = store or store_of(seed)
+    if not store.shared:
+        return play(seed, store, Path(), trace)
     home = MEMORY_FILES if MEMORY_FILES.is_dir() else None
     folder = tempfile.mkdtemp(prefix="sitq-sim-", dir=home)
     try:
-        return play(seed, store or store_of(seed), Path(folder), trace)
+        return play(seed, store, Path(folder), trace)
     finally:
         shutil.rmtree(folder)
 

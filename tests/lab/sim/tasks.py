@@ -118,7 +118,7 @@ def _a_call(rng: random.Random) -> Any:
     makers: tuple[Callable[[], Any], ...] = (
         lambda: call(quick),
         lambda: call(waiting, rng.random() * 4.0),
-        lambda: call(blocking, rng.random() * 4.0),
+        lambda: call(blocking, rng.random() * 3.0),
         lambda: call(in_a_thread),
         lambda: call(snoozing),
     )
@@ -165,7 +165,19 @@ def _talking(rng: random.Random) -> Some:
 
 
 def _delayed(rng: random.Random) -> Some:
-    return [call(quick)], {"delay": rng.random() * 4.0}, {}
+    return [call(quick)], {"delay": rng.random() * 2.0}, {}
 
 
-KINDS = (_plain, _plain, _failing, _late, _few_at_once, _paced, _unique, _throttled, _talking, _delayed)
+KINDS = (
+    _plain,
+    _plain,
+    _failing,
+    _failing,
+    _late,
+    _few_at_once,
+    _paced,
+    _unique,
+    _throttled,
+    _talking,
+    _delayed,
+)

@@ -50,10 +50,12 @@ class Weather(NamedTuple):
     Attributes:
         fails: It meets a bad fate.
         slow: It takes seconds.
+        lag: A way takes milliseconds. Other ways take no time.
     """
 
     fails: float = 0.0
     slow: float = 0.0
+    lag: float = 0.1
 
 
 class Wire:
@@ -199,7 +201,7 @@ class Wire:
 
     async def _transit(self) -> None:
         rng = self._world.rng
-        span = rng.random() * 0.01 - 0.007
+        span = (rng.random() - 1.0 + self.weather.lag) * 0.01
         if self.weather.slow and rng.random() < self.weather.slow:
             span = rng.random() * 3.0
         if span > 0:

@@ -69,7 +69,10 @@ class Strand:
     Attributes:
         paused_until: It stands still until then.
         free_at: When what was handed over to it is done, for threads that serve a queue.
+        running: The event loop that asyncio finds to be running while something runs here.
     """
+
+    running: asyncio.AbstractEventLoop | None = None
 
     def __init__(self, process: "Process", name: str) -> None:
         self.process = process
@@ -97,10 +100,6 @@ class Strand:
         """Call this on the strand after so many seconds."""
         self.world.at(self.world.now + delay, self, callback, args)
 
-    def running_loop(self) -> asyncio.AbstractEventLoop | None:
-        """What asyncio finds to be running while something runs here."""
-        return None
-
     def queue(self, delay: float, callback: Callable[..., object], *args: Any) -> None:
         """Call this when what was queued before is done, and so many seconds more have passed."""
         self.free_at = max(self.free_at, self.world.now) + delay
@@ -112,13 +111,10 @@ class SimLoop(Strand, asyncio.AbstractEventLoop):
 
     def __init__(self, process: "Process", name: str) -> None:
         super().__init__(process, name)
+        self.running = self
         self._factory: Any = None
 
-    def running_loop(self) -> asyncio.AbstractEventLoop | None:
-        return self
-
-    def get_debug(self) -> bool:
-        return False
+    get_debug = staticmethod(bool)  # no; asked for each future, so without a frame
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         self.world.complain(self, context)
@@ -298,7 +294,7 @@ class World:
                 self.now += STEP
                 if self.trace is not None:
                     self.tell(strand.name, _name(callback))
-                enter(strand.running_loop())
+                enter(strand.running)
                 try:
                     turn.context.run(callback, *turn.args)
                 except (SystemExit, KeyboardInterrupt):
