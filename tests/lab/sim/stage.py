@@ -184,7 +184,7 @@ class Stage:
                 self.broken.append(f"{one.process.name} has ended, and left {names}")
 
     async def _over(self, task: asyncio.Task[Any]) -> None:
-        """Wait for a task of another process, without looking again and again: that would be half of what happens."""
+        """Wait for a task of another process. To look again and again would be most of what the director does."""
         over = asyncio.Event()
         task.add_done_callback(lambda _: self._director.loop.call_soon(over.set))
         await over.wait()
