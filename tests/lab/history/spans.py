@@ -104,18 +104,19 @@ def holding(history: History) -> Iterator[Span]:
     entries = reservations(history)
     ends = by_id(sorted((one for one in history.sent if one.kind in ENDS), key=lambda one: one.at))
     took = [
-        *((one.id, one.answered) for one in history.stored if one.created),
-        *((one.id, one.answered) for one in history.requeued),
+        *((one.id, one.answered, 0) for one in history.stored if one.created),
+        *((one.id, one.answered, one.fence) for one in history.requeued),
     ]
-    for task_id, since in took:
+    for task_id, since, fence in took:
         if task_id not in meta:
             continue
-        later = [one for one in entries.get(task_id, ()) if one.answered > since]
+        # By fence: a worker may have it before whoever stored it hears of that.
+        later = [one for one in entries.get(task_id, ()) if one.fence > fence]
         if meta[task_id]["until"] == "start":
             # If the first one is in no journal, nobody knows when the task let go of its key.
             until = later[0].asked if later and not later[0].crashes else since
         else:
-            until = next((one.at for one in ends.get(task_id, ()) if one.at > since), since)
+            until = next((one.at for one in ends.get(task_id, ()) if one.fence > fence), since)
         if until > since:
             yield Span(since, until, task_id)
 
