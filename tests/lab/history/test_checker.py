@@ -430,6 +430,18 @@ def test_a_task_that_was_given_back_without_a_run_is_not_blamed() -> None:
     assert check(history) == []
 
 
+def test_a_key_is_let_go_of_although_the_answer_to_its_enqueue_comes_late() -> None:
+    """The first run began before the producer heard that the task is stored, and was given back later."""
+    history = History()
+    meta = {"unique": "late", "until": "start"}
+    history.stored.append(Stored("first", True, 0.9, 1.2))
+    held(history, "first", 90, 1, "Released", due=1.5)
+    held(history, "first", 92, 3, "Succeeded")
+    history.final.append(Final("first", "success", 92, 0, 3, False, "first92", None, 1, meta))
+    ended(history, "second", 91, 2.9, **meta)
+    assert check(history) == []
+
+
 # -- The journal -----------------------------------------------------------------------------------
 
 
