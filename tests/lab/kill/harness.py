@@ -24,7 +24,8 @@ def run(plan: Plan, seed: int, count: int, progress: Progress) -> Batch:
         harness.begin()
         progress(min(harness.kills, count))
         # Each point is struck at least once for so many kills, and so on, however long that takes.
-        while not broken and (harness.kills < count or harness.least() < count // EACH_POINT):
+        rounds = count // EACH_POINT
+        while not broken and (harness.kills < count or harness.least() < rounds or harness.told() < rounds):
             broken += harness.strike()
             progress(min(harness.kills, count))
         harness.finish()

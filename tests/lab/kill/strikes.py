@@ -90,6 +90,14 @@ class Harness:
         again = (number for point, number in self.struck.items() if point not in MIGRATION)
         return min(*again, self.done["child processes killed"], self.done["pauses"])
 
+    def told(self) -> int:
+        """How often that was written down which hardly anybody meets: an outcome that came too late, a child process
+        that died."""
+        lines = (self._folder / "journal").read_text(errors="replace").splitlines()
+        late = sum(line.startswith('["Reported", ') and line.endswith(", false]") for line in lines)
+        crashes = sum(line.startswith('["Sent", ') and '"Crashed"' in line for line in lines)
+        return min(late, crashes)
+
     # -- Starting ----------------------------------------------------------------------------------
 
     def begin(self) -> None:
