@@ -441,6 +441,20 @@ async def test_a_thread_that_ends_in_time_keeps_its_result(
     assert (await queue.get_result(handle)).value == "through"
 
 
+async def test_the_last_outcomes_are_stored_before_the_worker_ends(backend: Backend) -> None:
+    queue, spy = spied_queue(backend)
+
+    async def slowly(*_: Any, **__: Any) -> None:
+        for _turn in range(1000):  # more than an end without waiting takes
+            await asyncio.sleep(0)
+
+    spy.before["complete"] = slowly
+    async with queue:
+        handle = await queue.enqueue(add, 1, 2)
+        await drain(queue, max_tasks=1)
+        assert (await queue.get_result(handle)).value == 3
+
+
 async def test_cancellation_and_leases_go_on_while_the_worker_drains(
     queue: TaskQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:

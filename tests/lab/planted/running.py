@@ -129,7 +129,7 @@ RUNNING = (
         "worker/services.py",
         "            await self._completer.flush(_FLUSH_TIMEOUT)\n            await self._completer.close()",
         "            await self._completer.close()",
-        ("tests/integration/test_worker.py::test_a_thread_that_ends_in_time_keeps_its_result",),
+        ("tests/integration/test_worker.py::test_the_last_outcomes_are_stored_before_the_worker_ends",),
     ),
     Bug(
         "resources-are-not-taken-down",
