@@ -38,11 +38,14 @@ def keys_hold(history: History) -> Iterator[str]:
 
 
 def running(history: History) -> Iterator[Span]:
-    """A task is running from its reservation on; when it is taken over it has not ceased to."""
+    """A task is running from its reservation on; when it is taken over it has not ceased to, but who had it before does
+    not count any more: a worker that was stopped may begin with it later.
+    """
     sent = {(one.id, one.fence): one.at for one in sorted(history.sent, key=lambda one: -one.at)}
     for task_id, entries in reservations(history).items():
         for one, following in itertools.zip_longest(entries, entries[1:]):
-            until = sent.get((task_id, one.fence), following.asked if following else None)
+            ends = [sent[task_id, one.fence]] if (task_id, one.fence) in sent else []
+            until = min([*ends, following.asked] if following else ends, default=None)
             if until is not None and until > one.answered:
                 yield Span(one.answered, until, task_id)
 

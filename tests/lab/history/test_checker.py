@@ -442,6 +442,21 @@ def test_a_key_is_let_go_of_although_the_answer_to_its_enqueue_comes_late() -> N
     assert check(history) == []
 
 
+def test_who_was_stopped_and_begins_with_a_task_that_others_have_ended_does_not_count() -> None:
+    """Its reservation was answered long after its lease had ended, and another task has the room since."""
+    history = History()
+    limit = ["one", 1]
+    history.reserved.append(Reserved("late", 1, 1, 0, 8, 1.0, 3.0))
+    history.ran.append(Ran("late", 1, "late1", 8, 3.1))
+    history.sent.append(Sent("late", 1, "Succeeded", 3.5, None))
+    history.reported.append(Reported("late", 1, "Succeeded", False))
+    held(history, "late", 2, 2, "Succeeded", attempt=2, crashes=1)
+    meta = {"concurrency": limit}
+    history.final.append(Final("late", "success", 2, 1, 3, False, "late2", None, 2, meta))
+    ended(history, "next", 3, 3.1, concurrency=limit)
+    assert check(history) == []
+
+
 # -- The journal -----------------------------------------------------------------------------------
 
 
