@@ -108,9 +108,11 @@ async def drain(queue: TaskQueue, **options: Any) -> Recorder:
     return recorder
 
 
-def start_python(code: str, *args: object, **popen: Any) -> "subprocess.Popen[str]":
-    """A fresh interpreter that can import sitq and the tests."""
+def start_python(code: str, *args: object, measured: bool = True, **popen: Any) -> "subprocess.Popen[str]":
+    """A fresh interpreter that can import sitq and the tests, and whose coverage is measured unless told otherwise."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])}
+    if not measured:
+        environment.pop("COVERAGE_PROCESS_CONFIG", None)
     command = [sys.executable, "-c", code, *map(str, args)]
     # A session of its own, so that whatever it forked can be ended with it.
     popen.setdefault("start_new_session", True)

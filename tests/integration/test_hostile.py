@@ -450,8 +450,8 @@ asyncio.run(main(sys.argv[1], sys.argv[2].split(","), {"concurrency": 2}))
 """
 
 
-def run_hostile(path: Path, *names: str) -> list[str]:
-    ended = run_python(RUN, path, ",".join(names))
+def run_hostile(path: Path, *names: str, measured: bool = True) -> list[str]:
+    ended = run_python(RUN, path, ",".join(names), measured=measured)
     assert ended.returncode == 0, ended.stderr
     return ended.stdout.splitlines()
 
@@ -499,6 +499,10 @@ def test_an_exit_in_a_background_task_does_not_end_the_worker(tmp_path: Path, na
     assert first.split()[0] == ("success" if "background" in name else "failed")
 
 
+# Coverage would write its own SQLite file at the end of a forked child. The database thread of the parent may hold one of
+# SQLite's locks at the moment of the fork, nobody is left to let go of it there, and the child waits for ever.
+
+
 def fork_and_exit() -> int:
     child = os.fork()
     if child == 0:
@@ -543,7 +547,7 @@ FORKING = ["fork_and_exit", "fork_and_exit_async", "fork_with_multiprocessing"]
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.parametrize("name", FORKING)
 def test_a_task_may_fork(tmp_path: Path, name: str) -> None:
-    first, then = run_hostile(tmp_path / "tasks.db", name)
+    first, then = run_hostile(tmp_path / "tasks.db", name, measured=False)
     assert first in ("success - 7", "success - 0")
     assert then == "success - 2"
 
@@ -551,7 +555,7 @@ def test_a_task_may_fork(tmp_path: Path, name: str) -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.parametrize("name", ["fork_and_return", "fork_and_return_async", "fork_and_raise"])
 def test_a_forked_child_that_comes_back_from_the_task_is_ended(tmp_path: Path, name: str) -> None:
-    first, then = run_hostile(tmp_path / "tasks.db", name)
+    first, then = run_hostile(tmp_path / "tasks.db", name, measured=False)
     assert first == "success - 70"  # EX_SOFTWARE: it had no business to go on
     assert then == "success - 2"
 
