@@ -47,6 +47,7 @@ POLICIES = [
     ("skip", "wait"),
 ]
 SPANS = [timedelta(seconds=s) for s in (0, 1, 20, 40, 59, 61, 600, 3600, 3600 * 5, 86_400, 86_400 * 9)]
+PAUSES = [timedelta(seconds=61), timedelta(minutes=8), timedelta(hours=2)]
 # Shortly before clocks change in these zones.
 CHANGES = [
     datetime(2026, 3, 8, 6, 40, tzinfo=UTC),
@@ -224,6 +225,13 @@ class Schedules(RuleBasedStateMachine):
         while number in self.rounds:
             self.go(number, "")
         self.tally.met["whole rounds"] += 1
+
+    @rule(span=st.sampled_from(PAUSES), number=st.sampled_from(range(len(SKEWS))))
+    def ticks_follow_one_another(self, span: timedelta, number: int) -> None:
+        """While nobody works: the tasks of the first ones have not ended when the next ones are due."""
+        for _ in range(3):
+            self.time_passes(span)
+            self.a_whole_round(number)
 
     def begin(self, number: int) -> None:
         gate, ticker = self.tickers[number]

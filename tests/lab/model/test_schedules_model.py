@@ -7,6 +7,8 @@ from tests.lab.model.schedules import Schedules
 from tests.stores import BACKENDS, Store
 
 STEPS = 4_000
+MOST_SEEDS = 5
+TO_MEET = ("ticks", "dropped", "made by another", "tickers killed")
 
 
 @pytest.mark.slow
@@ -14,7 +16,9 @@ STEPS = 4_000
 @pytest.mark.parametrize("store", BACKENDS[:2], ids=lambda store: store.name)
 def test_each_instant_has_one_task(store: Store) -> None:
     tally = Tally()
-    take_steps(Course("schedules", Schedules, store), tally, 1, STEPS)
-
-    assert tally.steps >= STEPS
-    assert min(tally.met[what] for what in ("ticks", "dropped", "made by another", "tickers killed")) > 0
+    # What a seed meets changes with the sources, because Hypothesis draws from their constants, too.
+    for number in range(1, MOST_SEEDS + 1):
+        take_steps(Course("schedules", Schedules, store), tally, number, number * STEPS)
+        if all(tally.met[what] for what in TO_MEET):
+            return
+    pytest.fail(f"{tally.steps} steps did not meet all of {TO_MEET}: {tally.met}")
