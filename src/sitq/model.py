@@ -75,12 +75,17 @@ class Unique(NamedTuple):
     Attributes:
         key: Shared by all queues of a store.
         until: The holder lets go of it at its first start, at its end, or at an instant, whatever became of it by then.
+            A span becomes an instant when the task is stored: whoever sends it may come late, or have another clock.
         replace: A holder that has not been reserved yet takes over the payload and the `due_at` of who comes second.
     """
 
     key: str
-    until: Until | datetime = Until.END
+    until: Until | datetime | timedelta = Until.END
     replace: bool = False
+
+    def counted_from(self, now: datetime) -> "Unique":
+        """As it is held by a task that is stored at this instant."""
+        return self._replace(until=now + self.until) if isinstance(self.until, timedelta) else self
 
 
 class Concurrency(NamedTuple):

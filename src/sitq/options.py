@@ -110,7 +110,7 @@ class TaskOptions:
             `result_ttl` counts if that is longer.
         unique_key: At most one task of a store holds a key; who enqueues a second one gets the handle of the holder.
         unique_until: The holder lets go of the key at its `"start"`, its `"end"` (if not given), or a duration after it
-            was enqueued, whatever became of it. Needs `unique_key`.
+            was stored, whatever became of it. Needs `unique_key`.
         debounce: Start after so long without another one: each that comes before the start puts it off again, and its
             call is the one that runs. Of the same `unique_key`, or of the same task. Excludes `eta`, `delay`,
             `throttle` and `unique_until`.

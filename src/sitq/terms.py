@@ -29,7 +29,7 @@ def terms(options: TaskOptions, *, name: str, queue: str, now: datetime) -> Term
     Args:
         name: Of the task; debounce and throttle share a key by it, unless one was given.
         queue: Where the task goes; those with a rate limit share it, unless a key was given.
-        now: What durations count from, in UTC.
+        now: What durations until a start count from, in UTC.
 
     Raises:
         ValidationError: An option lacks the one that it needs, or the task would expire before it starts.
@@ -39,7 +39,7 @@ def terms(options: TaskOptions, *, name: str, queue: str, now: datetime) -> Term
     if rules.expires_at is not None and due_at is not None and rules.expires_at < due_at:
         first = next(each for each in ("eta", "delay", "debounce") if each in options.given())
         raise ValidationError(f"expires is before {first}, so it would never start: give a later one")
-    return Terms(due_at, _unique(options, name, now), _concurrency(options), _rate(options, queue), rules)
+    return Terms(due_at, _unique(options, name), _concurrency(options), _rate(options, queue), rules)
 
 
 def _rules(options: TaskOptions, now: datetime) -> RunRules:
@@ -66,18 +66,18 @@ def _policy(max_retries: int | None, retry_delay: timedelta | None) -> RetryPoli
     return RetryPolicy(max_attempts=attempts, backoff="constant", base=retry_delay, jitter="none")
 
 
-def _unique(options: TaskOptions, name: str, now: datetime) -> Unique | None:
+def _unique(options: TaskOptions, name: str) -> Unique | None:
     key, until = options.unique_key, options.unique_until
     if options.debounce is not None or options.throttle is not None:
         key = f"{OWN_KEYS}task:{name}" if key is None else key
         if options.throttle is not None:
-            return Unique(key, now + options.throttle)
+            return Unique(key, options.throttle)
         return Unique(key, Until.START, replace=True)
     if key is None:
         if until is not None:
             raise _lacks("unique_until", "unique_key")
         return None
-    return Unique(key, now + until if isinstance(until, timedelta) else until or Until.END)
+    return Unique(key, until or Until.END)
 
 
 def _concurrency(options: TaskOptions) -> Concurrency | None:

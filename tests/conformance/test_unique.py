@@ -49,7 +49,7 @@ given_back = pytest.mark.parametrize("give_back", GIVEN_BACK.values(), ids=GIVEN
 
 
 def keyed(
-    task_id: str, until: Until | datetime = Until.END, *, replace: bool = False, **fields: object
+    task_id: str, until: Until | datetime | timedelta = Until.END, *, replace: bool = False, **fields: object
 ) -> NewTask:
     return new_task(task_id, unique=Unique("key", until, replace), **fields)
 
@@ -404,6 +404,34 @@ async def test_two_in_one_batch_until_an_instant(backend: Backend, clock: FakeCl
     assert answers == [Enqueued("a", created=True), Enqueued("a", created=False)]
     clock.advance(HOUR)
     assert await holder(backend) == "nobody"
+
+
+async def test_a_span_counts_from_the_storing(backend: Backend, clock: FakeClock) -> None:
+    task = keyed("a", HOUR)
+    clock.advance(2 * HOUR)  # whoever made it was stopped
+    at = clock.now()
+    await backend.enqueue([task])
+
+    stored = (await record(backend, "a")).unique
+    assert stored is not None
+    assert stored.until == at + HOUR
+    clock.advance(HOUR - MICROSECOND)
+    assert await holder(backend) == "a"
+    clock.advance(MICROSECOND)
+    assert await holder(backend) == "nobody"
+
+
+async def test_two_in_one_batch_for_a_span(backend: Backend) -> None:
+    answers = await backend.enqueue([keyed("a", HOUR), keyed("b", HOUR)])
+
+    assert answers == [Enqueued("a", created=True), Enqueued("a", created=False)]
+
+
+async def test_a_span_of_no_length_takes_no_key(backend: Backend) -> None:
+    answers = await backend.enqueue([keyed("a", timedelta(0)), keyed("b", timedelta(0)), keyed("c")])
+
+    assert [answer.created for answer in answers] == [True, True, True]
+    assert await holder(backend) == "c"
 
 
 async def test_an_instant_in_the_past_takes_no_key(backend: Backend, clock: FakeClock) -> None:

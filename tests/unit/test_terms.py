@@ -85,9 +85,9 @@ def test_a_task_may_expire_at_its_earliest_start() -> None:
         ({"unique_key": "a"}, Unique("a", Until.END)),
         ({"unique_key": "a", "unique_until": "end"}, Unique("a", Until.END)),
         ({"unique_key": "a", "unique_until": "start"}, Unique("a", Until.START)),
-        ({"unique_key": "a", "unique_until": 60}, Unique("a", NOW + MINUTE)),
-        ({"throttle": 60}, Unique("sitq:task:app.send", NOW + MINUTE)),
-        ({"throttle": 60, "unique_key": "a"}, Unique("a", NOW + MINUTE)),
+        ({"unique_key": "a", "unique_until": 60}, Unique("a", MINUTE)),
+        ({"throttle": 60}, Unique("sitq:task:app.send", MINUTE)),
+        ({"throttle": 60, "unique_key": "a"}, Unique("a", MINUTE)),
     ],
 )
 def test_unique(given: Any, unique: Unique) -> None:
@@ -103,7 +103,7 @@ def test_debounce_starts_after_the_quiet_time_and_is_replaced_until_then() -> No
 
 def test_a_throttled_task_may_be_delayed() -> None:
     assert of(throttle=60, delay=60) == Terms(
-        due_at=NOW + MINUTE, unique=Unique("sitq:task:app.send", NOW + MINUTE)
+        due_at=NOW + MINUTE, unique=Unique("sitq:task:app.send", MINUTE)
     )
 
 

@@ -127,7 +127,10 @@ class Drawn(NamedTuple):
 
     def at(self, now: datetime, focus: Set[str] | None, known: Sequence[TaskId]) -> NewTask:
         assert self.task.unique is not None
-        until = self.until if isinstance(self.until, Until) else now + self.until
+        unique = self.task.unique
+        # An instant or the span to it, from now on.
+        is_span = isinstance(self.until, Until) or (unique.key == "u1" and self.until >= timedelta(0))
+        until = self.until if is_span else now + self.until
         bounds = self.bounds if focus is None else focus
         unbound: dict[str, Any] = dict.fromkeys(BOUNDS - bounds - {"edges"})
         if "edges" in bounds:
@@ -140,7 +143,7 @@ class Drawn(NamedTuple):
             unbound["edges"] = tuple(edges)
         return self.task._replace(
             due_at=None if self.delay is None else now + self.delay,
-            **{"unique": self.task.unique._replace(until=until), **unbound},
+            **{"unique": unique._replace(until=until), **unbound},
         )
 
 

@@ -135,6 +135,13 @@ class Row:
 COMPARED = [each.name for each in fields(TaskRecord) if each.name != "seq"]
 
 
+def held_from(unique: Unique | None, now: datetime) -> Unique | None:
+    """As a task holds its key that is stored now."""
+    if unique is None or not isinstance(unique.until, timedelta):
+        return unique
+    return unique._replace(until=now + unique.until)
+
+
 def essence(task: Row | TaskRecord) -> dict[str, Any]:
     return {name: getattr(task, name) for name in COMPARED}
 
@@ -225,7 +232,7 @@ class Model:
         self.enqueued += 1
         row = self.rows[task.id] = Row(
             self.enqueued, task.id, task.name, task.queue, task.priority, task.max_crashes, task.payload,
-            task.metadata, now, due_at, task.result_ttl, task.unique, task.concurrency, task.rate,
+            task.metadata, now, due_at, task.result_ttl, held_from(task.unique, now), task.concurrency, task.rate,
         )  # fmt: skip
         row.edges = [(self.rows[parent], accepts) for parent, accepts in edges]
         self._follow_one(row, now)

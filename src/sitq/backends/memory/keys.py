@@ -1,15 +1,17 @@
 """Which task holds which unique key."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from sitq.model import Status, TaskId, TaskRecord, Until
+
+type _End = Until | datetime | timedelta
 
 
 class Keys:
     """At most one holder a key. For the holder of the backend's lock."""
 
     def __init__(self) -> None:
-        self._holders: dict[str, tuple[TaskId, Until | datetime]] = {}
+        self._holders: dict[str, tuple[TaskId, _End]] = {}
 
     def holder(self, key: str, now: datetime) -> TaskId | None:
         """The task that holds the key now."""
@@ -43,5 +45,5 @@ class Keys:
             del self._holders[task.unique.key]
 
 
-def _is_over(until: Until | datetime, now: datetime) -> bool:
+def _is_over(until: _End, now: datetime) -> bool:
     return isinstance(until, datetime) and until <= now

@@ -43,7 +43,7 @@ def created(task: NewTask, seq: int, now: datetime) -> TaskRecord:
         started_at=None,
         finished_at=None,
         metadata=metadata,
-        unique=_in_utc(task.unique),
+        unique=_in_utc(None if task.unique is None else task.unique.counted_from(now)),
         concurrency=task.concurrency,
         rate=task.rate,
         payload=task.payload,

@@ -240,9 +240,8 @@ class SQLiteBackend(Backend):
             return await self._lane("write").run_together(
                 self._store, tasks, durable=True, landed=enqueue.are_stored
             )
-        now = self._now()
         done = await self._change(
-            lambda db, rings: enqueue.enqueue_carefully(db, tasks, max_pending or {}, now, rings),
+            lambda db, rings: enqueue.enqueue_carefully(db, tasks, max_pending or {}, self._now(), rings),
             landed=enqueue.are_stored,
         )
         if isinstance(done, SitqError):

@@ -1,13 +1,13 @@
 """Who holds a unique key: plain functions of a connection. The index `sitq_unique` is what keeps two from it."""
 
 import sqlite3
-from datetime import datetime
+from datetime import timedelta
 from typing import Final, NamedTuple
 
 from sitq.backends.sqlite import limits
 from sitq.backends.sqlite.edges import HAS_PARENTS
 from sitq.backends.sqlite.rings import Rings
-from sitq.backends.sqlite.schema import HOLDS_KEY, micros, moment
+from sitq.backends.sqlite.schema import HOLDS_KEY, MICROSECOND, micros, moment
 from sitq.model import Status, TaskId, Unique, Until
 
 _INSTANT: Final = "instant"
@@ -45,8 +45,10 @@ def stored(unique: Unique | None, now: int) -> Stored:
     """The columns of a new task, that is to hold its key from now on."""
     if unique is None:
         return Stored()
-    if isinstance(unique.until, datetime):
-        instant = micros(unique.until)
+    if not isinstance(unique.until, Until):
+        instant = (
+            now + unique.until // MICROSECOND if isinstance(unique.until, timedelta) else micros(unique.until)
+        )
         return Stored(unique.key, _INSTANT if instant > now else _PASSED, instant, unique.replace)
     return Stored(unique.key, unique.until, 0 if unique.until is Until.START else None, unique.replace)
 
