@@ -573,6 +573,36 @@ async def test_a_large_batch(backend: Backend) -> None:
     assert {task.status for task in await everything(backend)} == {SUCCESS}
 
 
+@pytest.mark.parametrize("batches", [(5,), (3, 2)], ids=["reserved together", "reserved apart"])
+@pytest.mark.parametrize("late", [0, 1])
+async def test_each_of_a_batch_gets_its_own_result(
+    backend: Backend, clock: FakeClock, batches: tuple[int, ...], late: int
+) -> None:
+    await backend.enqueue(new_tasks(sum(batches)))
+    held = [
+        task.held for limit in batches for task in (await backend.reserve("w1", None, limit, LEASE)).tasks
+    ]
+    stale = tuple(Held(one.id, one.fence - 1) for one in held[:late])
+    outcomes = [Succeeded(one, one.id.encode()) for one in (*stale, *held[late:])]
+
+    answer = await backend.complete(outcomes)
+
+    assert answer == Completed(len(held) - late, stale)
+    assert [(await record(backend, one.id)).result for one in held[:late]] == [None] * late
+    assert [(await record(backend, one.id)).result for one in held[late:]] == [
+        one.id.encode() for one in held[late:]
+    ]
+
+
+async def test_of_two_results_of_one_task_in_a_batch_the_first_is_kept(backend: Backend) -> None:
+    held = await running(backend)
+
+    answer = await backend.complete([Succeeded(held, b"first"), Succeeded(held, b"second")])
+
+    assert answer == Completed(2)
+    assert (await record(backend, held.id)).result == b"first"
+
+
 # -- By hand ---------------------------------------------------------------------------------------
 
 

@@ -499,8 +499,8 @@ def test_an_exit_in_a_background_task_does_not_end_the_worker(tmp_path: Path, na
     assert first.split()[0] == ("success" if "background" in name else "failed")
 
 
-# Coverage would write its own SQLite file at the end of a forked child. The database thread of the parent may hold one of
-# SQLite's locks at the moment of the fork, nobody is left to let go of it there, and the child waits for ever.
+# Coverage would write its own SQLite file at the end of a forked child. The database thread of the parent may hold one
+# of SQLite's locks at the moment of the fork, nobody is left to let go of it there, and the child waits for ever.
 
 
 def fork_and_exit() -> int:

@@ -111,14 +111,14 @@ def decode_call(data: bytes) -> Loaded:
     try:
         parts = pickle.loads(body)
         if type(parts) is tuple and 3 <= (count := len(parts)) <= 5:
-            if type(parts[0]) is str:
-                parts = (_function(parts[0]), *parts[1:])
+            target, args, kwargs, *others = parts
+            call = make(Call, (_function(target) if type(target) is str else target, args, kwargs))
             if count == 3:
-                return make(Call, parts), {}, NO_RULES
+                return call, {}, NO_RULES
             if count == 4:
-                return make(Call, parts[:3]), parts[3], NO_RULES
-            if type(parts[4]) is tuple:
-                return make(Call, parts[:3]), parts[3], _rules(parts[4])
+                return call, others[0], NO_RULES
+            if type(others[1]) is tuple:
+                return call, others[0], _rules(others[1])
     except BaseException as error:
         raise _unloadable("call", error) from error
     raise TaskSerializationError("these bytes are a result, not a call")

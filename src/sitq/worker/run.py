@@ -109,20 +109,8 @@ class Run:
 
 def current_of(run: Run, context: Mapping[str, Any]) -> CurrentTask:
     """What the task sees of its run."""
-    reserved = run.reserved
-    return make(
-        CurrentTask,
-        (
-            reserved.id,
-            reserved.name,
-            reserved.queue,
-            reserved.attempt,
-            reserved.crashes,
-            reserved.metadata or {},
-            context,
-            run,
-        ),
-    )
+    task_id, _, name, queue, _, attempt, crashes, _, metadata, _, _ = run.reserved
+    return make(CurrentTask, (task_id, name, queue, attempt, crashes, metadata or {}, context, run))
 
 
 class Judged(Verb):

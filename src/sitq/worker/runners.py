@@ -35,7 +35,8 @@ class AsyncRunner:
         self._loop.set_task_factory(self._factory)
 
     def run(self, call: Call[Any]) -> Awaitable[Any]:
-        awaitable: Awaitable[Any] = call.func(*call.args, **call.kwargs)
+        func, args, kwargs = call
+        awaitable: Awaitable[Any] = func(*args, **kwargs)
         return awaitable
 
     def close(self) -> None:

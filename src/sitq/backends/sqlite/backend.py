@@ -26,6 +26,7 @@ from sitq.backends.sqlite import (
     schema,
     upkeep,
 )
+from sitq.backends.sqlite.database import Database
 from sitq.backends.sqlite.errors import DamagedError, checked, translated
 from sitq.backends.sqlite.lane import Lane
 from sitq.backends.sqlite.listeners import Listeners
@@ -168,6 +169,7 @@ class SQLiteBackend(Backend):
             isolation_level=None,
             check_same_thread=False,
             cached_statements=256,
+            factory=Database,
         )
         db.execute("PRAGMA temp_store = MEMORY")
         return db

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from sitq.backends.sqlite import edges, limits, notes, registry, rows
+from sitq.backends.sqlite.database import RESULT_OF, Database
 from sitq.backends.sqlite.notes import Entry, Written
 from sitq.backends.sqlite.rings import Rings
 from sitq.backends.sqlite.rows import Row
@@ -28,7 +29,6 @@ from sitq.model import (
     Retried,
     Status,
     Succeeded,
-    TaskId,
     WorkerInfo,
     leads_to,
 )
@@ -83,6 +83,7 @@ WHERE id = ?3 AND fence = ?4 AND status = 'running' AND worker IS NOT NULL
 """
 _SUCCEED_PLAIN: Final = f"{_SUCCEED} AND limited IS NULL AND edges IS NULL"
 _SUCCEED_ALIKE: Final = _SUCCEED_PLAIN.replace("id = ?3", "id IN (SELECT value FROM json_each(?3))")
+_SUCCEED_TOGETHER: Final = _SUCCEED_ALIKE.replace("result = ?2", f"result = {RESULT_OF}(id)")
 _FINISH: Final = """
 UPDATE sitq_tasks SET
     status = ?1, due_at = NULL, finished_at = ?2, expires_at = ?2 + max(result_ttl, ?3), error = coalesce(?4, error)
@@ -102,12 +103,10 @@ def complete(
     written = notes.write(db, new_notes, now, rings)
     if not outcomes:
         return Completed(0), written
-    succeeded = [
-        (now, one.result, one.held.id, one.held.fence) for one in outcomes if isinstance(one, Succeeded)
-    ]
+    succeeded = [one for one in outcomes if isinstance(one, Succeeded)]
     if len(succeeded) == len(outcomes):
-        changed = _succeed(db, succeeded)
-        rings.tasks.extend([one[2] for one in succeeded])
+        changed = _succeed(db, succeeded, now)
+        rings.tasks.extend([held.id for held, _ in succeeded])
         if changed == len(outcomes):
             return Completed(changed), written
     # Not all of one kind, or not all of them current: each is looked at. What was written just now counts as repeated.
@@ -117,14 +116,20 @@ def complete(
     return Completed(len(outcomes) - len(stale), tuple(stale)), written
 
 
-def _succeed(db: sqlite3.Connection, succeeded: Sequence[tuple[int, bytes, TaskId, int]]) -> int:
-    # Most tasks return nothing, and those that were reserved together share a fence: one statement then takes half the
-    # time of one for each.
-    now, result, _, fence = succeeded[0]
-    if all(one[1] == result and one[3] == fence for one in succeeded):
-        ids = json.dumps([task_id for _, _, task_id, _ in succeeded])
-        return db.execute(_SUCCEED_ALIKE, (now, result, ids, fence)).rowcount
-    return db.executemany(_SUCCEED_PLAIN, succeeded).rowcount
+def _succeed(db: sqlite3.Connection, succeeded: Sequence[Succeeded], now: int) -> int:
+    (_, fence), result = succeeded[0]
+    results = {task_id: result for (task_id, other), result in succeeded if other == fence}
+    together = len(results) == len(succeeded)  # reserved so: then they can be completed by one statement
+    arguments = now, result, json.dumps(list(results)), fence
+    if together and all(each == result for each in results.values()):  # most tasks return nothing
+        return db.execute(_SUCCEED_ALIKE, arguments).rowcount
+    if together and isinstance(db, Database):
+        db.results.update(results)
+        try:
+            return db.execute(_SUCCEED_TOGETHER, arguments).rowcount
+        finally:
+            db.results.clear()
+    return db.executemany(_SUCCEED_PLAIN, [(now, result, *held) for held, result in succeeded]).rowcount
 
 
 def _complete_each(db: sqlite3.Connection, outcomes: Sequence[Outcome], now: int, rings: Rings) -> list[Held]:

@@ -11,7 +11,7 @@ from sitq.backends.sqlite.errors import DamagedError
 from sitq.backends.sqlite.limits import Gate, Limits, Turn
 from sitq.backends.sqlite.rings import Rings
 from sitq.backends.sqlite.schema import moment
-from sitq.model import MAX_PRIORITY, MIN_PRIORITY, Reserved, ReservedTask, TaskId, make
+from sitq.model import DEFAULT_MAX_CRASHES, MAX_PRIORITY, MIN_PRIORITY, Reserved, ReservedTask, TaskId, make
 
 _MOST_HELD_UP: Final = 1_000
 """How many tasks one call puts in line. The next one goes on at once."""
@@ -20,6 +20,7 @@ _LOOK: Final = 200
 _LOOKED_AHEAD: Final = 20
 """How many that are not due yet are looked at to say when one may start."""
 _EVER: Final = 2**62
+_USUAL: Final = tuple(ReservedTask._field_defaults.values())
 
 # One seek a priority level. A single range over (queue, priority, due_at) would walk all tasks of a better
 # priority that are not due yet: 200,000 of them made one reservation take 15 ms, the seeks take 0.02 ms.
@@ -68,10 +69,15 @@ WHERE seq IN (SELECT value FROM json_each(?5))
 """
 # One that has lost its lease runs already: it needs no room to start.
 _TAKE_PLAIN: Final = f"{_TAKE} AND (limited IS NULL OR status = 'running')"
-# CROSS JOIN keeps the order of the list.
-_TAKEN: Final = """
-SELECT t.id, t.name, t.queue, p.payload, t.attempt, t.crashes, t.max_crashes, t.metadata, t.cancel_requested,
-    CASE WHEN t.edges & 1 THEN t.seq END
+# CROSS JOIN keeps the order of the list. What is the same for most tasks is one column, and empty: a tenth of the time
+# of a reservation goes into columns that are fetched.
+_TAKEN: Final = f"""
+SELECT t.id, t.name, t.queue, p.payload,
+    CASE WHEN t.attempt > 1 OR t.crashes OR t.max_crashes <> {DEFAULT_MAX_CRASHES} OR t.metadata IS NOT NULL
+        OR t.cancel_requested OR t.edges IS NOT NULL
+    THEN json_array(
+        t.attempt, t.crashes, t.max_crashes, t.metadata, t.cancel_requested, CASE WHEN t.edges & 1 THEN t.seq END
+    ) END
 FROM json_each(?) AS wanted
 CROSS JOIN sitq_tasks AS t ON t.seq = wanted.value
 CROSS JOIN sitq_payloads AS p ON p.seq = t.seq
@@ -209,15 +215,20 @@ def _let_in(
 
 def _taken(db: sqlite3.Connection, fence: int, turns: Sequence[Turn]) -> list[ReservedTask]:
     found = db.execute(_TAKEN, (json.dumps([seq for _, _, seq in turns]),)).fetchall()
-    dependents = [row[-1] for row in found if row[-1] is not None]
+    rare = {row[0]: json.loads(row[-1]) for row in found if row[-1] is not None}
+    dependents = [fields[-1] for fields in rare.values() if fields[-1] is not None]
     parents = edges.parents_of(db, dependents) if dependents else {}
-    return [
-        make(ReservedTask, (
-            task_id, fence, name, queue, payload, attempt, crashes, max_crashes,
+    more = {
+        task_id: (
+            attempt, crashes, max_crashes,
             None if metadata is None else json.loads(metadata), cancelled != 0, parents.get(dependent, ()),
-        ))
-        for task_id, name, queue, payload, attempt, crashes, max_crashes, metadata, cancelled, dependent in found
-    ]  # fmt: skip
+        )
+        for task_id, (attempt, crashes, max_crashes, metadata, cancelled, dependent) in rare.items()
+    }  # fmt: skip
+    return [
+        make(ReservedTask, (task_id, fence, name, queue, payload, *more.get(task_id, _USUAL)))
+        for task_id, name, queue, payload, _ in found
+    ]
 
 
 def _next_due(db: sqlite3.Connection, search: _Search) -> int | None:
