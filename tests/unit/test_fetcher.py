@@ -10,7 +10,7 @@ import pytest
 
 from sitq.config import worker_config
 from sitq.errors import BackendError
-from sitq.events import StorageFailed
+from sitq.events import StorageFailed, TaskLost
 from sitq.model import QueueTopic, Reserved, ReservedTask
 from sitq.worker import fetcher as module
 from sitq.worker.fetcher import Fetcher
@@ -182,6 +182,21 @@ async def test_it_takes_nothing_while_outcomes_pile_up() -> None:
         bell.ring()
         await bell.waited(2)
         assert made.started == ["t0", "t1", "t2"]
+
+
+async def test_what_was_handed_out_a_lease_ago_is_not_started() -> None:
+    storage = Storage(tasks=5)
+    fetching = Fetching(storage, concurrency=2)
+    spans = [30.0, 29.999]
+    storage.on_reserve = lambda: fetching.clock.advance(timedelta(seconds=spans.pop(0) if spans else 0))
+
+    async with fetching.running():
+        await storage.bell.waited()
+
+    assert fetching.started == ["t2", "t3"]
+    assert storage.limits == [2, 2]
+    assert fetching.slots.free == 0
+    assert fetching.events == [TaskLost(f"t{number}", "work", "default", 1, "w1", 0.0) for number in range(2)]
 
 
 async def test_max_tasks_are_taken_and_not_one_more() -> None:

@@ -13,7 +13,7 @@ from sitq.backends.base import Backend, Signal
 from sitq.clock import Clock
 from sitq.config import WorkerConfig
 from sitq.errors import BackendError
-from sitq.events import Emit, StorageFailed
+from sitq.events import Emit, StorageFailed, TaskLost
 from sitq.model import QueueTopic, Reserved, ReservedTask
 from sitq.worker.shares import Shares, take
 from sitq.worker.slots import Slots
@@ -131,7 +131,14 @@ class Fetcher:
         return 0.0 if len(tasks) == limit else self._pause(next_due_at)
 
     async def _reserve(self, queues: Sequence[str] | None, limit: int) -> Reserved:
-        return await self._backend.reserve(self._config.id, queues, limit, self._lease)
+        while True:
+            asked_at = self._clock.monotonic()
+            reserved = await self._backend.reserve(self._config.id, queues, limit, self._lease)
+            if not reserved.tasks or self._clock.monotonic() - asked_at < self._config.lease:
+                return reserved
+            # The worker was stopped meanwhile. Others may have these by now, and nothing of ours would count.
+            for task in reserved.tasks:
+                self._emit(TaskLost(task.id, task.name, task.queue, task.attempt, self._config.id, 0.0))
 
     def _limit(self) -> int:
         if self._congested():

@@ -3,7 +3,7 @@
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 from tests.stores import Store
 
 STEPS_A_HISTORY = 50
+MOST_SEEDS = 5
 
 
 @dataclass
@@ -43,6 +44,20 @@ def take_steps(course: Course, tally: Tally, number: int, at_least: int) -> None
         histories = -(-(at_least - tally.steps) // STEPS_A_HISTORY)
         run_state_machine_as_test(_seeded(course, tally, number), settings=_settings(histories))
         number += 2**32  # where a history ended early, some are missing
+
+
+def meet_all(course: Course, steps: int, what: Iterable[str]) -> None:
+    """Take so many steps, and as many again for each further seed until all of `what` was met.
+
+    What a seed meets changes with the sources, because Hypothesis draws from their constants, too.
+    """
+    tally, missing = Tally(), set(what)
+    for number in range(1, MOST_SEEDS + 1):
+        take_steps(course, tally, number, number * steps)
+        missing = {name for name in missing if not tally.met[name]}
+        if not missing:
+            return
+    raise AssertionError(f"{tally.steps} steps did not meet {sorted(missing)}: {tally.met}")
 
 
 def _seeded(course: Course, tally: Tally, number: int) -> Any:
