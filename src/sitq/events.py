@@ -154,7 +154,7 @@ class TaskReleased(NamedTuple):
 
 
 class TaskLost(NamedTuple):
-    """The lease of a task that runs, or was about to, went to somebody else; what this run makes of it does not count."""
+    """A task that runs, or was about to, has lost its lease; what this run makes of it does not count."""
 
     task_id: TaskId
     task: str
