@@ -38,6 +38,7 @@ def write(path: Path, sql: str, *values: Any) -> None:
     "change",
     [
         "metadata = '{'",
+        "metadata = ''",
         "metadata = CAST(x'ff' AS TEXT)",
         "name = CAST(x'ff' AS TEXT)",
         "queue = CAST(x'ff' AS TEXT)",
@@ -52,6 +53,22 @@ async def test_a_task_that_cannot_be_read_does_not_hold_up_the_others(
     assert await reserved_ids(backend) == []
     assert (await backend.cancel(["good"]))["good"] is Status.RUNNING
     assert await backend.prune(1, ids=["bad"]) == 1
+
+
+@pytest.mark.parametrize("column", ["attempt", "crashes", "max_crashes", "metadata", "cancel_requested"])
+async def test_bytes_where_no_column_takes_them_do_not_hold_up_the_others(
+    backend: SQLiteBackend, path: Path, column: str
+) -> None:
+    # Another program may have made a copy of the tables that takes everything. It is read by new connections.
+    await backend.enqueue([new_task("bad", max_crashes=5), new_task("good")])
+    await backend.close()
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("PRAGMA writable_schema = ON")
+        db.execute("UPDATE sqlite_master SET sql = replace(sql, ' STRICT', '') WHERE name = 'sitq_tasks'")
+        db.execute("PRAGMA writable_schema = RESET")
+        db.execute(f"UPDATE sitq_tasks SET {column} = x'' WHERE id = 'bad'")
+    await backend.open()
+    assert "good" in await reserved_ids(backend)
 
 
 async def test_what_depends_on_a_task_that_cannot_be_read_goes_the_way_of_a_failed_parent(

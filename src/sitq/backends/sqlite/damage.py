@@ -87,13 +87,14 @@ def _is_readable(db: sqlite3.Connection, seq: int) -> bool:
     try:
         row: tuple[Any, ...] = db.execute(_READ, (seq,)).fetchone()
         texts, metadata, numbers, payload, bounds = row[:4], row[5], row[6:13], row[15], row[16:]
-        json.loads(metadata or "null")
+        json.loads("null" if metadata is None else metadata)
         parents = [parent for (parent,) in db.execute(_PARENTS, (seq,))]
         return (
             all(type(text) is str for text in (*texts, *parents))
             and row[3] in (Status.PENDING, Status.RUNNING)
             and all(type(number) is int and abs(number) < _LARGEST for number in numbers)
             and all(number is None or type(number) is int for number in row[13:15])
+            and isinstance(metadata, str | None)
             and isinstance(payload, bytes)
             and (row[14] is None or bounds[0] is not None or bounds[2] is not None)
             and _are_bounds(*bounds)

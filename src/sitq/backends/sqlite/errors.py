@@ -75,7 +75,8 @@ def translated(error: BaseException) -> BaseException:
                 f"the disk reported an error ({error}): whether the write happened is unknown; repeat "
                 f"it with the same task id"
             )
-        case _ if str(error).startswith("Could not decode"):  # text that is not UTF-8
+        # Text that is not UTF-8, and bytes where there should be a number or text.
+        case _ if str(error).startswith(("Could not decode", "JSON cannot hold BLOB")):
             made = _damaged(error)
         case _:
             made = BackendError(f"SQLite failed: {error}")
