@@ -12,7 +12,7 @@ import pytest
 from sitq.backends.sqlite import SQLiteBackend
 from sitq.backends.sqlite.schema import moment
 from sitq.errors import BackendConnectionError, BackendError, ValidationError
-from sitq.model import FINISHED, Concurrency, Edge, Status, Succeeded, TaskQuery, Unique
+from sitq.model import FINISHED, Concurrency, Edge, Rate, Status, Succeeded, TaskQuery, Unique
 from tests.support import HOUR, LEASE, FakeClock, new_task, reserved_ids
 
 
@@ -125,6 +125,17 @@ async def test_a_limited_task_without_its_limits_does_not_hold_up_the_others(
     await backend.enqueue([new_task("bad", concurrency=Concurrency("c", 1)), new_task("good")])
     write(path, "DELETE FROM sitq_limits")
     assert await reserved_ids(backend) == ["good"]
+
+
+@pytest.mark.parametrize("key", ["concurrency_key", "rate_key"])
+async def test_a_key_of_a_limit_that_cannot_be_read_does_not_hold_up_the_others(
+    backend: SQLiteBackend, path: Path, key: str
+) -> None:
+    limits = {"concurrency": Concurrency("a", 1), "rate": Rate("a", 1, HOUR)}
+    await backend.enqueue([new_task("bad", **limits), new_task("good")])
+    write(path, f"UPDATE sitq_limits SET {key} = CAST(x'ff' AS TEXT)")
+    assert await reserved_ids(backend) == ["good"]
+    assert await reserved_ids(backend) == []
 
 
 async def test_a_damaged_task_that_stands_in_a_line_does_not_hold_up_those_behind_it(

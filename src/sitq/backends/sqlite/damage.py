@@ -56,10 +56,20 @@ def set_aside(db: sqlite3.Connection, now: int, rings: Rings) -> int:
     for seq in damaged:
         logger.error("the task in row %s of sitq_tasks cannot be read, and is set aside as failed", seq)
         db.execute(_SET_ASIDE, (now, seq))
-    limits.forgo(db, damaged, now, rings)
     for seq in damaged:
+        _let_others_in(db, seq, now, rings)
         _tell_children(db, seq, now, rings)
     return len(damaged)
+
+
+def _let_others_in(db: sqlite3.Connection, seq: int, now: int, rings: Rings) -> None:
+    """What waits for a limit of it may go. Limits that cannot be read are left as they are."""
+    db.execute("SAVEPOINT others")
+    try:
+        limits.forgo(db, [seq], now, rings)
+    except (sqlite3.Error, ValueError, TypeError):
+        db.execute("ROLLBACK TO others")
+    db.execute("RELEASE others")
 
 
 def _tell_children(db: sqlite3.Connection, seq: int, now: int, rings: Rings) -> None:
