@@ -34,6 +34,13 @@ def write(path: Path, sql: str, *values: Any) -> None:
         assert db.execute(sql, values).rowcount > 0
 
 
+def loosen(path: Path) -> None:
+    """Let the table of tasks take everything, as one does that another program has copied. New connections see it."""
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("PRAGMA writable_schema = ON")
+        db.execute("UPDATE sqlite_master SET sql = replace(sql, ' STRICT', '') WHERE name = 'sitq_tasks'")
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -59,16 +66,29 @@ async def test_a_task_that_cannot_be_read_does_not_hold_up_the_others(
 async def test_bytes_where_no_column_takes_them_do_not_hold_up_the_others(
     backend: SQLiteBackend, path: Path, column: str
 ) -> None:
-    # Another program may have made a copy of the tables that takes everything. It is read by new connections.
     await backend.enqueue([new_task("bad", max_crashes=5), new_task("good")])
     await backend.close()
-    with closing(sqlite3.connect(path, isolation_level=None)) as db:
-        db.execute("PRAGMA writable_schema = ON")
-        db.execute("UPDATE sqlite_master SET sql = replace(sql, ' STRICT', '') WHERE name = 'sitq_tasks'")
-        db.execute("PRAGMA writable_schema = RESET")
-        db.execute(f"UPDATE sitq_tasks SET {column} = x'' WHERE id = 'bad'")
+    loosen(path)
+    write(path, f"UPDATE sitq_tasks SET {column} = x'' WHERE id = 'bad'")
     await backend.open()
     assert "good" in await reserved_ids(backend)
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("instant", ["-1e308", "-9e999", "-9223372036854775808", "'-1e308'"])
+async def test_a_needed_task_that_expired_before_all_times_does_not_hold_up_pruning(
+    backend: SQLiteBackend, path: Path, instant: str
+) -> None:
+    parent, child = new_task("bad", result_ttl=timedelta(0)), new_task("child", edges=(Edge("bad"),))
+    await backend.enqueue([parent, child])
+    [task] = (await backend.reserve("w1", None, 10, LEASE)).tasks
+    await backend.complete([Succeeded(task.held, b"")])
+    await backend.close()
+    loosen(path)
+    write(path, f"UPDATE sitq_tasks SET expires_at = {instant} WHERE id = 'bad'")
+    await backend.open()
+    assert await backend.prune(10) == 0
+    assert await reserved_ids(backend) == ["child"]
 
 
 async def test_what_depends_on_a_task_that_cannot_be_read_goes_the_way_of_a_failed_parent(

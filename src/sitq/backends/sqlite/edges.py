@@ -240,10 +240,10 @@ _NEEDED_BY: Final = """
 SELECT e.parent, e.child FROM sitq_edges AS e INDEXED BY sitq_children JOIN sitq_tasks AS t ON t.seq = e.child
 WHERE e.parent IN (SELECT value FROM json_each(?)) AND t.status <> 'success'
 """
-# Out of the way of later calls: beyond all instants.
+# Out of the way of later calls: beyond all instants, wherever a damaged one lies.
 _LATER: Final = 2**62
 _KEEP: Final = f"""
-UPDATE sitq_tasks SET expires_at = expires_at + {_LATER} WHERE seq IN (SELECT value FROM json_each(?))
+UPDATE sitq_tasks SET expires_at = max(expires_at, 0) + {_LATER} WHERE seq IN (SELECT value FROM json_each(?))
 """
 _GIVE_BACK: Final = f"""
 UPDATE sitq_tasks SET expires_at = expires_at - {_LATER}
